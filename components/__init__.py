@@ -1,0 +1,1 @@
+"""The stations on the data's way, one folder each. `components/README.md` has the architecture in one page."""

@@ -1,0 +1,1 @@
+"""Held-out loss of every head, and completion of real text through real generation."""

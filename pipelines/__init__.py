@@ -1,0 +1,1 @@
+"""What a person runs. Each file reads top to bottom like a recipe."""
