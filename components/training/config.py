@@ -1,0 +1,163 @@
+"""What a training is (its identity) and how it is carried out (never identity). Standard library alone."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from components.model.config import ModelConfig
+
+Precision = Literal["bfloat16", "float32"]
+
+
+def _check(config: Any, name: str, fine: bool, allowed: str) -> None:
+    if not fine:
+        raise ValueError(f"{name} is {getattr(config, name)!r}; {allowed}")
+
+
+def _check_optimization(config: "TrainingConfig | FinetuneConfig") -> None:
+    """The fields that pretraining and fine-tuning have in common."""
+    for name in ("steps", "batch_tokens", "context_length"):
+        _check(config, name, getattr(config, name) >= 1, "it must be at least 1")
+    if config.batch_tokens % config.context_length:
+        below = config.batch_tokens // config.context_length * config.context_length
+        near = [n for n in (below, below + config.context_length) if n]
+        raise ValueError(
+            f"batch_tokens is {config.batch_tokens}, not a multiple of context_length "
+            f"({config.context_length}); a step takes whole sequences: use {' or '.join(map(str, near))}"
+        )
+    _check(config, "learning_rate", 0 < config.learning_rate < float("inf"), "it must be above 0")
+    _check(config, "warmup_steps", config.warmup_steps >= 0, "it must be at least 0")
+    _check(config, "decay_ratio", 0 <= config.decay_ratio <= 1, "it must lie in [0, 1]")
+    for name in ("beta1", "beta2"):
+        _check(config, name, 0 <= getattr(config, name) < 1, "it must lie in [0, 1)")
+    _check(config, "weight_decay", config.weight_decay >= 0, "it must be at least 0")
+    _check(config, "clip_norm", config.clip_norm > 0, "it must be above 0")
+    _check(config, "precision", config.precision in ("bfloat16", "float32"), "use 'bfloat16' or 'float32'")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimization of a model: AdamW, linear warm-up, cosine decay (paper Table S13 and Appendix M)."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_tokens: int = 4096
+    """Tokens per step over all workers; a multiple of `context_length`."""
+    context_length: int = 256
+    """Positions per sequence, in tokens."""
+    learning_rate: float = 2e-3
+    """Peak learning rate, reached after the warm-up."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate grows linearly from 0 to its peak."""
+    decay_ratio: float = 0.03
+    """Final learning rate over the peak; a cosine leads there."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient per step."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean squared gradient per step."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices and embeddings per step, times the learning rate; norm gains have none."""
+    clip_norm: float = 1.0
+    """Largest 2-norm of the whole gradient; a longer one is scaled down to it."""
+    precision: Precision = "float32"
+    """Arithmetic of the matrix products; weights and optimizer state are float32 in either case."""
+    seed: int = 1
+    """Seed of the initial weights and of the data order."""
+
+    def __post_init__(self) -> None:
+        _check_optimization(self)
+
+    @property
+    def sequences_per_step(self) -> int:
+        """Sequences of `context_length` tokens in a step, over all workers."""
+        return self.batch_tokens // self.context_length
+
+    @property
+    def tokens(self) -> int:
+        """Tokens seen in the whole training."""
+        return self.steps * self.batch_tokens
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """A model and how to train it from scratch."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The model's shape."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """Optimization."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tuning of a pretrained model on pairs of prompt and completion (paper section 3.6)."""
+
+    n_future_tokens: int = 1
+    """Prediction heads to keep, the nearest ones; at most those of the pretrained model."""
+    steps: int = 100
+    """Optimizer steps; the pairs are gone through, reshuffled each time, as often as that takes."""
+    batch_tokens: int = 4096
+    """Tokens per step over all workers, padding included; a multiple of `context_length`."""
+    context_length: int = 256
+    """Positions per sequence, in tokens; pairs are packed into it, and a longer pair is left out."""
+    learning_rate: float = 5e-4
+    """Peak learning rate, reached after the warm-up."""
+    warmup_steps: int = 10
+    """Steps over which the learning rate grows linearly from 0 to its peak."""
+    decay_ratio: float = 0.03
+    """Final learning rate over the peak; a cosine leads there."""
+    beta1: float = 0.9
+    """AdamW's decay of the mean gradient per step."""
+    beta2: float = 0.95
+    """AdamW's decay of the mean squared gradient per step."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices and embeddings per step, times the learning rate; norm gains have none."""
+    clip_norm: float = 1.0
+    """Largest 2-norm of the whole gradient; a longer one is scaled down to it."""
+    precision: Precision = "float32"
+    """Arithmetic of the matrix products; weights and optimizer state are float32 in either case."""
+    mask_prompt: bool = True
+    """Whether only the completion's tokens count in the loss."""
+    seed: int = 1
+    """Seed of the order of the pairs."""
+
+    def __post_init__(self) -> None:
+        _check(self, "n_future_tokens", self.n_future_tokens >= 1, "it must be at least 1")
+        _check_optimization(self)
+
+    def training(self) -> TrainingConfig:
+        """The optimization alone, as the training loop takes it."""
+        names = TrainingConfig.__dataclass_fields__
+        return TrainingConfig(**{name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True)
+class TrainingExecution:
+    """How a training is carried out: results are equal to rounding whatever stands here."""
+
+    workers: int = 1
+    """Data-parallel processes. One without a GPU trains in the stage's own process, more go through Ray Train."""
+    cpus_per_worker: int | None = None
+    """CPU cores, and so threads, per worker; None: an equal share of the cores granted to the stage."""
+    gpus_per_worker: int = 0
+    """GPUs per worker: 0 or 1."""
+    micro_batch_sequences: int = 8
+    """Sequences that a worker takes through the model at a time; gradients add up to the whole batch."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints that a killed training goes on from."""
+    log_every: int = 10
+    """Steps between two lines of metrics; each gives means over the steps since the one before."""
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept; a damaged last one falls back to the one before."""
+
+    def __post_init__(self) -> None:
+        for field in (
+            "workers",
+            "micro_batch_sequences",
+            "checkpoint_every",
+            "log_every",
+            "keep_checkpoints",
+        ):
+            _check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        cpus = self.cpus_per_worker
+        _check(self, "cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
+        _check(self, "gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")

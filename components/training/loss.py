@@ -1,0 +1,92 @@
+"""The multi-token loss in the paper's memory order (section 2, equation 2 and Figure 2).
+
+The loss is the plain sum over prediction heads of the mean cross entropy; head i (from 0) predicts the token
+i + 1 ahead. Trunk forward; then head by head forward, loss and backward into a detached copy of the trunk's
+output; then one backward through the trunk. Logits exist for one head and one chunk of positions at a time, so
+their memory is C x V instead of K x B x T x V.
+
+Shape suffixes: B batch, T positions, N = B x T, C positions of one chunk, D model width, V vocabulary,
+K prediction heads.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.model.transformer import MultiTokenTransformer
+
+IGNORE = -100
+"""Target of a position that does not count."""
+
+
+class HeadSums(NamedTuple):
+    """Raw sums per head, float64, so that micro-batches and workers add up to the right means."""
+
+    loss_K: Tensor
+    """Cross entropy in nats, summed over counted targets."""
+    correct_K: Tensor
+    """Counted targets that are the head's first choice."""
+    count_K: Tensor
+    """Counted targets."""
+
+    def __add__(self, other: "HeadSums") -> "HeadSums":  # type: ignore[override]
+        return HeadSums(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def window_targets(window_BS: Tensor, n_future_tokens: int) -> tuple[Tensor, Tensor]:
+    """Split windows of T + n tokens into tokens_BT and targets_KBT; every position has all its targets."""
+    T = window_BS.shape[1] - n_future_tokens
+    targets = [window_BS[:, i + 1 : i + 1 + T] for i in range(n_future_tokens)]
+    return window_BS[:, :T], torch.stack(targets)
+
+
+def multi_token_backward(
+    model: MultiTokenTransformer,
+    tokens_BT: Tensor,
+    targets_KBT: Tensor,
+    scale_K: Tensor,
+    chunk_tokens: int = 1024,
+) -> HeadSums:
+    """Add the gradient of sum_i scale_i * (summed cross entropy of head i) to the parameters' `.grad`.
+
+    `scale_K` is one over the targets that count in the whole step, so that calls on parts of a batch add up to
+    the gradient of equation 2. Targets equal to IGNORE do not count. Run it inside `torch.autocast` for bfloat16.
+    """
+    rotary = model.rotary(tokens_BT.shape[1], tokens_BT.device)
+    z_BTD = model.forward_trunk(tokens_BT, rotary)
+    detached_BTD = z_BTD.detach().requires_grad_()
+    sums = []
+    for i, targets_BT in enumerate(targets_KBT):
+        h_BTD = model.forward_head(i, detached_BTD, rotary)
+        gradient_BTD, head_sums = _unembed_backward(
+            model.head_unembedding(i), h_BTD.detach(), targets_BT, scale_K[i], chunk_tokens
+        )
+        h_BTD.backward(gradient_BTD)  # type: ignore[no-untyped-call]
+        sums.append(head_sums)
+    z_BTD.backward(detached_BTD.grad)  # type: ignore[no-untyped-call]
+    return HeadSums(*torch.stack(sums, dim=1))
+
+
+def _unembed_backward(
+    unembedding: nn.Linear, h_BTD: Tensor, targets_BT: Tensor, scale: Tensor, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """Gradient with respect to `h_BTD`, and (loss, correct, count); adds to the unembedding's gradient."""
+    gradients, sums = [], torch.zeros(3, dtype=torch.float64, device=h_BTD.device)
+    chunks = zip(h_BTD.flatten(0, 1).split(chunk_tokens), targets_BT.flatten().split(chunk_tokens), strict=True)
+    for h_CD, targets_C in chunks:
+        h_CD = h_CD.detach().requires_grad_()
+        logits_CV = _at_least_float32(unembedding(h_CD))
+        loss = F.cross_entropy(logits_CV, targets_C, ignore_index=IGNORE, reduction="sum")
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        assert h_CD.grad is not None
+        gradients.append(h_CD.grad)
+        sums += torch.stack(
+            (loss.detach().double(), (logits_CV.argmax(-1) == targets_C).sum(), (targets_C != IGNORE).sum())
+        )
+    return torch.cat(gradients).view_as(h_BTD), sums
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
