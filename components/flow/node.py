@@ -21,10 +21,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 C = TypeVar("C")
 C_contra = TypeVar("C_contra", contravariant=True)
-I1 = TypeVar("I1")
-I2 = TypeVar("I2")
-I3 = TypeVar("I3")
-I4 = TypeVar("I4")
+I1 = TypeVar("I1", contravariant=True)
+I2 = TypeVar("I2", contravariant=True)
+I3 = TypeVar("I3", contravariant=True)
+I4 = TypeVar("I4", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,10 @@ class Stage(Generic[T_co]):
     """Its result depends on the machine, so its identity includes it."""
     external: Callable[[Any], Any] | None
     """Given the config, what the stage reads from outside (paths with sizes and times): part of the identity."""
+    problems: Callable[[Any], list[str]] | None
+    """Given the config, what a plan may leave open but a run needs; a sentence each, with the mend."""
+    publish: bool
+    """Its files are worth a person's look: logged as artifacts of the whole run."""
 
     def __call__(self, *args: Any) -> T_co:
         return self.function(*args)
@@ -199,9 +203,7 @@ class _Decorator(Protocol):
     @overload
     def __call__(self, function: "Callable[[C, I1, I2, I3, StageRun], T]") -> _Stage3[C, I1, I2, I3, T]: ...
     @overload
-    def __call__(
-        self, function: "Callable[[C, I1, I2, I3, I4, StageRun], T]"
-    ) -> _Stage4[C, I1, I2, I3, I4, T]: ...
+    def __call__(self, function: "Callable[[C, I1, I2, I3, I4, StageRun], T]") -> _Stage4[C, I1, I2, I3, I4, T]: ...
 
 
 def stage(
@@ -212,11 +214,14 @@ def stage(
     resumable: bool = False,
     measures_time: bool = False,
     external: Callable[[Any], Any] | None = None,
+    problems: Callable[[Any], list[str]] | None = None,
+    publish: bool = False,
 ) -> _Decorator:
     """Turn a function `(config, *artifacts, run) -> artifact` into a stage.
 
     Raise `version` when the same config must give a different result from now on. `external` returns, as JSON
-    values, the identity of what the stage reads from outside the store.
+    values, the identity of what the stage reads from outside the store; `problems` names what must be mended
+    before a run (a plan goes without); `publish` logs the result's files on the run as a whole.
     """
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -228,6 +233,8 @@ def stage(
             resumable,
             measures_time,
             external,
+            problems,
+            publish,
         )
 
     return cast(_Decorator, wrap)

@@ -1,0 +1,111 @@
+"""Identity of a node: what must be equal for two results to be interchangeable.
+
+The recipe key is known before anything runs; the content key puts the digests of the inputs' contents in place of
+their recipe keys, so that a rerun that makes equal bytes stops the wave of reruns there.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.flow.node import Node, Several
+
+KEY_LENGTH = 20
+
+
+def canonical(value: Any, where: str = "config") -> Any:
+    """`value` as JSON values in a form that is the same in every process and version.
+
+    Raises TypeError for what has no such form (a set, a function, a path, NaN), naming where it stands.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: canonical(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{where}: a mapping in an identity needs text keys")
+        return {key: canonical(value[key], f"{where}.{key}") for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [canonical(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise TypeError(
+        f"{where} is {value!r} of type {type(value).__name__}: it has no stable identity. Use numbers, text, "
+        "booleans, None, lists, mappings or dataclasses of these"
+    )
+
+
+def _key(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores usable by this process, and the torch version: what a measured time depends on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"processor": model, "cores": cores, "torch": importlib.metadata.version("torch")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """The part of a node's identity that does not come from its inputs, as JSON values."""
+
+    stage: str
+    version: int
+    config: Any
+    external: Any
+    machine: Any
+
+    def key(self, inputs: Any) -> str:
+        """The recipe key (`inputs` are recipe keys) or the content key (`inputs` are digests)."""
+        return _key([dataclasses.asdict(self), inputs])
+
+
+def identity_of(node: Node[Any]) -> Identity:
+    """Evaluates `external` (which may look at files): call once per node and invocation."""
+    stage = node.stage
+    return Identity(
+        stage.name,
+        stage.version,
+        canonical(node.config),
+        canonical(stage.external(node.config), "external") if stage.external else None,
+        machine() if stage.measures_time else None,
+    )
+
+
+def arranged(node: Node[Any], by_name: Mapping[str, str]) -> list[Any]:
+    """`by_name[input]` for every input of `node`, groups kept as lists."""
+    return [
+        [by_name[n.name] for n in item.nodes] if isinstance(item, Several) else by_name[item.name]
+        for item in node.inputs
+    ]
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Fields that differ between two JSON values, as `path old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found: list[str] = []
+        for key in sorted({*old, *new}):
+            found += differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+        return found
+    return [] if old == new else [f"{where} {_short(old)} → {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "…"

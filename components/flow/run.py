@@ -1,0 +1,472 @@
+"""Running a plan: which nodes are ready and fit, each as a Ray task, every result committed before the next begins.
+
+A stage that drives Ray Data or Ray Train holds no CPU itself; what its workers need is counted here, so that
+admission and Ray cannot wait for each other. A failure stops only what depends on it. Running again goes on.
+"""
+
+import contextlib
+import fcntl
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.flow import cluster as ray_cluster
+from components.flow.cluster import Cluster, ClusterConfig
+from components.flow.identity import arranged, machine
+from components.flow.node import Node, Several
+from components.flow.plan import NodePlan, Plan
+from components.flow.stage_run import StageRecord, StageRun, write_json
+from components.flow.store import Manifest, Store, encode_artifact, provenance
+from components.flow.table import Row, RunTable
+from components.flow.tracking import Tracker, default_uri
+
+POLL_SECONDS = 0.25
+FORWARD_SECONDS = 2.0
+
+
+class Refused(Exception):
+    """The run cannot start as asked; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How and where an invocation runs; no part of any identity."""
+
+    workspace: Path
+    recipe: str
+    cluster: ClusterConfig
+    tracking_uri: str | None = None
+    config: Any = None
+    """The whole recipe as JSON values, for the record."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an invocation came to."""
+
+    directory: Path
+    """`runs/<recipe>-<time>/`."""
+    manifests: Mapping[str, Manifest]
+    failed: Mapping[str, str]
+    """Node name to one line on the cause."""
+    tracking_uri: str
+    tracking_page: str | None
+    seconds: float
+
+
+def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
+    """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
+    if plan.problems and plan.to_run():
+        raise Refused("\n".join(plan.problems))
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    with _workspace_lock(settings.workspace):
+        return _Invocation(plan, store, settings, console).run()
+
+
+@contextlib.contextmanager
+def _workspace_lock(workspace: Path) -> Iterator[None]:
+    """One driver a workspace: the lock falls with the process, however it ends."""
+    with (workspace / "driver.lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise Refused(
+                f"another driver works in {workspace} ({file.read().strip() or 'unnamed'}): wait for it, "
+                "or give this run another workspace=PATH"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}: {' '.join(sys.argv)[:200]}")
+        file.flush()
+        yield
+
+
+@dataclass
+class _Running:
+    plan: NodePlan
+    key: str
+    attempt: Path
+    started: float
+    cpus: float
+    tracking_run: str | None
+
+
+class _Invocation:
+    """One `python pipelines/….py`, from the first ready node to the last link."""
+
+    def __init__(self, plan: Plan, store: Store, settings: RunSettings, console: Console) -> None:
+        self.plan, self.store, self.settings, self.console = plan, store, settings, console
+        self.started = time.time()
+        self.directory = _run_directory(settings.workspace, settings.recipe)
+        self.log = _log_to(self.directory / "log.txt")
+        self.manifests = {p.node.name: p.manifest for p in plan.nodes if p.manifest is not None}
+        self.failed: dict[str, str] = {}
+        self.waiting = {p.node.name: p for p in plan.to_run()}
+        self.running: dict[Any, _Running] = {}
+        self.provenance = provenance()
+        self.machine = machine()
+        self.tracker: Tracker | None = None
+        self.cluster: Cluster | None = None
+        states = {"reused": "reused", "not needed": "not needed"}
+        self.table = RunTable(
+            console, {p.node.name: Row(p.node.title, states.get(p.status, "waiting")) for p in plan.nodes}
+        )
+
+    def run(self) -> Outcome:
+        for name in self.manifests:
+            self._link(name)
+        status = "FAILED"
+        try:
+            if self.waiting:
+                self._start()
+                with self.table:
+                    self._loop()
+            status = "FAILED" if self.failed else "FINISHED"
+        except BaseException as error:
+            status = "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED"
+            self.log.error("ended by %s", type(error).__name__)
+            raise
+        finally:
+            ray_cluster.stop()
+            self._finish(status)
+        page = self.tracker.page() if self.tracker else None
+        uri = self.settings.tracking_uri or default_uri(self.settings.workspace)
+        return Outcome(self.directory, self.manifests, self.failed, uri, page, time.time() - self.started)
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace)
+        lacking = [text for p in self.waiting.values() if (text := _lacks(p.node, self.cluster))]
+        if lacking:
+            raise Refused("\n".join(lacking))
+        if self.cluster.dashboard:
+            self.console.print(
+                f"Ray dashboard  {self.cluster.dashboard}   (token: `ray get-auth-token`)", highlight=False
+            )
+        self.tracker = Tracker(self.settings.workspace, self.settings.tracking_uri, self.settings.recipe)
+        commit = self.provenance["git_commit"] or "unknown commit"
+        reused = "".join(
+            f"\n- {m.title}: [run](#/experiments/{self.tracker.experiment}/runs/{m.tracking_run})"
+            for m in self.manifests.values()
+            if m.tracking_run
+        )
+        self.tracker.start(
+            f"{self.settings.recipe} · {self.directory.name.rsplit('-', 1)[-1]}",
+            {"git_commit": commit},
+            self.settings.config,
+            f"`{' '.join(self.provenance['command'])}`\n\nFiles: `{self.directory}`"
+            + (f"\n\nReused:\n{reused}" if reused else ""),
+        )
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        import ray
+
+        forwarded = 0.0
+        while self.waiting or self.running:
+            self._drop_hopeless()
+            for plan in self._admissible():
+                self._submit(plan)
+            if not self.running:
+                continue
+            done, _ = ray.wait(list(self.running), num_returns=1, timeout=POLL_SECONDS)
+            for running in self.running.values():
+                self.table.progress(running.plan.node.name, running.attempt / "progress.json")
+            for reference in done:
+                self._collect(reference, self.running.pop(reference))
+            if self.tracker and time.time() - forwarded > FORWARD_SECONDS:
+                self.tracker.forward()
+                forwarded = time.time()
+
+    def _drop_hopeless(self) -> None:
+        """What waits for something that failed will never be ready."""
+        for name, plan in list(self.waiting.items()):
+            broken = [i.name for i in plan.node.flat_inputs() if i.name in self.failed]
+            if broken:
+                del self.waiting[name]
+                self.failed[name] = f"needs {broken[0]}"
+                self.table.set(name, "stopped", f"needs {broken[0]}")
+
+    def _admissible(self) -> list[NodePlan]:
+        """Ready nodes that fit beside what runs, in the order of the graph."""
+        assert self.cluster is not None
+        free = self.cluster.cpus - sum(r.cpus for r in self.running.values())
+        chosen: list[NodePlan] = []
+        alone = any(r.plan.node.resources.alone for r in self.running.values())
+        for plan in self.waiting.values():
+            if any(i.name not in self.manifests for i in plan.node.flat_inputs()):
+                continue
+            cpus = _cpus(plan.node, self.cluster)
+            empty = not self.running and not chosen
+            if empty or (cpus <= free and not alone and not plan.node.resources.alone):
+                chosen.append(plan)
+                free -= cpus
+                alone = alone or plan.node.resources.alone
+        return chosen
+
+    def _submit(self, plan: NodePlan) -> None:
+        import ray
+
+        node = plan.node
+        del self.waiting[node.name]
+        digests = {i.name: str(self.manifests[i.name].artifact["digest"]) for i in node.flat_inputs()}
+        key = plan.identity.key(arranged(node, digests))
+        committed = self.store.find(node.stage.name, key)
+        if committed is not None and plan.reason != "reuse=none":
+            # an input ran again and came out the same: the wave of reruns ends here
+            self.store.point(plan.recipe_key, committed)
+            self.manifests[node.name] = committed
+            self._link(node.name)
+            self.table.set(node.name, "reused", "its inputs came out the same")
+            return
+        assert self.cluster is not None
+        cpus = _cpus(node, self.cluster)
+        keep_work = node.stage.resumable and plan.reason != "reuse=none"
+        attempt = self.store.new_attempt(node.stage.name, key, keep_work)
+        stage_run = StageRun(
+            node.name,
+            attempt,
+            self.store.place(node.stage.name, key) / "work",
+            node.execution,
+            max(1, int(cpus)),
+            self.started,
+            self._lineage(node),
+        )
+        tracking_run = None
+        if self.tracker:
+            tags = {"stage": node.stage.name, "key": key, "recipe_key": plan.recipe_key}
+            tracking_run = self.tracker.start_stage(
+                node.name, node.title, tags, plan.identity.config, stage_run.metrics_path
+            )
+        held = node.resources
+        # max_calls: a process of its own, so that threads and memory of one stage do not reach the next
+        task = ray.remote(max_calls=1, max_retries=0)(_execute).options(
+            name=node.name,
+            num_cpus=0 if held.drives_ray else cpus,
+            num_gpus=0 if held.drives_ray else held.gpus,
+        )
+        inputs = [
+            tuple(self._load(n) for n in item.nodes) if isinstance(item, Several) else self._load(item)
+            for item in node.inputs
+        ]
+        function = node.stage.function
+        reference = task.remote(function.__module__, function.__name__, node.config, inputs, stage_run)
+        self.running[reference] = _Running(plan, key, attempt, time.time(), cpus, tracking_run)
+        self.table.set(node.name, "running")
+        self.log.info("%s runs in %s", node.name, attempt)
+
+    def _load(self, node: Node[Any]) -> Any:
+        return self.store.load(self.manifests[node.name], node.stage.artifact_type)
+
+    def _lineage(self, node: Node[Any]) -> tuple[StageRecord, ...]:
+        """Records of all ancestors, inputs first."""
+        names: dict[str, None] = {}
+        by_name = {p.node.name: p for p in self.plan.nodes}
+
+        def visit(current: Node[Any]) -> None:
+            for upstream in current.flat_inputs():
+                if upstream.name not in names:
+                    visit(upstream)
+                    names[upstream.name] = None
+
+        visit(node)
+        records = []
+        for name in names:
+            manifest = self.manifests[name]
+            records.append(
+                StageRecord(
+                    name,
+                    by_name[name].node.title,
+                    manifest.stage,
+                    manifest.key,
+                    tuple(i.name for i in by_name[name].node.flat_inputs()),
+                    manifest.started < self.started,
+                    manifest.started,
+                    manifest.seconds,
+                    manifest.identity["config"],
+                    manifest.artifact,
+                    f"{manifest.machine['processor']}, {manifest.machine['cores']} cores",
+                )
+            )
+        return tuple(records)
+
+    # -- ends ----------------------------------------------------------------------------------------------------
+
+    def _collect(self, reference: Any, running: _Running) -> None:
+        import ray
+
+        node = running.plan.node
+        try:
+            artifact, warnings = ray.get(reference)
+        except Exception as error:
+            self._failed(running, error)
+            return
+        inputs = [
+            {"name": i.name, "stage": i.stage.name, "key": m.key, "digest": m.artifact["digest"]}
+            for i in node.flat_inputs()
+            for m in [self.manifests[i.name]]
+        ]
+        manifest = Manifest(
+            stage=node.stage.name,
+            name=node.name,
+            title=node.title,
+            key=running.key,
+            recipe_key=running.plan.recipe_key,
+            attempt=running.attempt.name,
+            identity={
+                "version": running.plan.identity.version,
+                "config": running.plan.identity.config,
+                "external": running.plan.identity.external,
+                "machine": running.plan.identity.machine,
+            },
+            inputs=inputs,
+            artifact=artifact,
+            started=running.started,
+            seconds=time.time() - running.started,
+            machine=self.machine,
+            versions=self.provenance["versions"],
+            git_commit=self.provenance["git_commit"],
+            command=self.provenance["command"],
+            warnings=warnings,
+            tracking_run=running.tracking_run,
+        )
+        if self.tracker:  # before the commit, which clears the metrics file away
+            self.tracker.finish_stage(node.name, "FINISHED", artifact)
+            if node.stage.publish:
+                with contextlib.suppress(Exception):
+                    self.tracker.publish(running.attempt, node.name)
+        self.store.commit(manifest)
+        self.manifests[node.name] = manifest
+        self._link(node.name)
+        self.table.set(node.name, "done")
+        for message in warnings:
+            self.table.say(f"{node.title}: {message}")
+        self.log.info("%s committed as %s after %.1f s", node.name, running.key, manifest.seconds)
+
+    def _failed(self, running: _Running, error: Exception) -> None:
+        node = running.plan.node
+        cause = getattr(error, "cause", None) or error
+        line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
+        reported = running.attempt / "error.txt"
+        if reported.exists():
+            line = reported.read_text(encoding="utf-8").strip()
+        self.failed[node.name] = line
+        self.table.set(node.name, "failed", line.splitlines()[0][:120])
+        self.table.say(f"\n{node.title} failed: {line}\n  log: {running.attempt / 'log.txt'}\n")
+        self.log.error("%s failed: %s", node.name, traceback.format_exception(error))
+        if self.tracker:
+            self.tracker.finish_stage(node.name, "FAILED")
+
+    def _link(self, name: str) -> None:
+        """A readable link to a stage's output."""
+        target = self.store.directory(self.manifests[name])
+        link = self.directory / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(target, self.directory))
+
+    def _finish(self, status: str) -> None:
+        names = {n: {"key": m.key, "stage": m.stage} for n, m in self.manifests.items()}
+        record = {"recipe": self.settings.config, "status": status, "stages": names, **self.provenance}
+        write_json(self.directory / "run.json", record)
+        if not self.tracker:
+            return
+        for plan in self.plan.nodes:
+            manifest = self.manifests.get(plan.node.name)
+            headline = manifest.artifact.get("headline") if manifest else None
+            if headline:
+                with contextlib.suppress(Exception):
+                    self.tracker.results(self.tracker.parent, headline)
+        with contextlib.suppress(Exception):
+            self.tracker.finish(status)
+
+
+def _cpus(node: Node[Any], cluster: Cluster) -> float:
+    return cluster.cpus if node.resources.cpus is None else node.resources.cpus
+
+
+def _lacks(node: Node[Any], cluster: Cluster) -> str | None:
+    """What the cluster is short of for a node."""
+    short = []
+    if (node.resources.cpus or 0) > cluster.cpus:
+        short.append(f"{node.resources.cpus:g} CPU cores (there are {cluster.cpus:g})")
+    if node.resources.gpus > cluster.gpus:
+        short.append(f"{node.resources.gpus:g} GPUs (there are {cluster.gpus:g})")
+    return f"{node.title} needs {' and '.join(short)}" if short else None
+
+
+def _run_directory(workspace: Path, recipe: str) -> Path:
+    """A new `<workspace>/<recipe>-<time>/`, with `<workspace>/latest` leading to it."""
+    stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = workspace / stem
+    for i in range(2, 1000):
+        if not directory.exists():
+            break
+        directory = workspace / f"{stem}-{i}"
+    directory.mkdir()
+    partial = workspace / ".latest"
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(directory.name)
+    partial.replace(workspace / "latest")
+    return directory
+
+
+def _log_to(path: Path) -> logging.Logger:
+    logger = logging.getLogger("components.flow")
+    logger.handlers.clear()
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    return logger
+
+
+def _execute(module: str, function: str, config: Any, inputs: list[Any], run: StageRun) -> tuple[Any, list[str]]:
+    """In the stage's own process: run it, its output in the attempt's log; returns the encoded artifact."""
+    os.environ["OMP_NUM_THREADS"] = str(run.cpus)  # Ray sets 1 for a task that holds no CPU
+    stage = getattr(importlib.import_module(module), function)
+    with _output_to(run.directory / "log.txt"):
+        try:
+            artifact = stage(config, *inputs, run)
+            encoded = encode_artifact(artifact, run.directory)
+            if run.metrics_path.exists():
+                (run.directory / "metrics.jsonl").write_bytes(run.metrics_path.read_bytes())
+        except Exception as error:
+            traceback.print_exc()
+            text = str(error).strip() or "no message"
+            (run.directory / "error.txt").write_text(f"{type(error).__name__}: {text}\n", encoding="utf-8")
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+    path = run.directory / "warnings.jsonl"
+    warnings = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return encoded, warnings
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Standard output and error of this process, libraries' included, go to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with path.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, original in zip((1, 2), saved, strict=True):
+                os.dup2(original, number)
+                os.close(original)
