@@ -1,0 +1,102 @@
+"""What to collect, what to leave out, how to split. Needs the standard library alone."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CorpusConfig:
+    """Which documents become the corpus."""
+
+    source: Literal["python", "files"] = "python"
+    """`python`: the interpreter's standard library and the installed packages. `files`: any text under `path`."""
+    path: str | None = None
+    """For `files`: a folder, or a glob such as `/data/code/**/*.py`. It may be missing in a plan, not in a run."""
+    min_bytes: int = 200
+    """Documents with fewer bytes are dropped."""
+    max_bytes_per_document: int = 1_000_000
+    """Documents with more bytes are dropped."""
+    max_line_length: int = 1000
+    """Documents with a longer line, in characters, are dropped: data and minified code."""
+    max_mean_line_length: float = 100.0
+    """Documents whose lines are longer on average, in characters, are dropped."""
+    min_alphanumeric_share: float = 0.25
+    """Documents with a smaller share of letters and digits among the characters that are not white space are
+    dropped."""
+    vendored_folders: tuple[str, ...] = (
+        "_vendor",
+        "_vendored",
+        "vendor",
+        "vendored",
+        "third_party",
+        "thirdparty",
+        "thirdparty_files",
+        "3rdparty",
+        "extern",
+        "_extern",
+        "node_modules",
+    )
+    """Folders of copies of other people's code, by name at any depth: what is in them is dropped."""
+    validation_share: float = 0.05
+    """Share of the bytes that goes to the validation split."""
+    test_share: float = 0.05
+    """Share of the bytes that goes to the test split."""
+    max_bytes: int | None = None
+    """Keep about this many bytes of text: a subset of the documents chosen by hash. None: keep all."""
+    seed: int = 0
+    """Chooses the subset and the split."""
+
+    def __post_init__(self) -> None:
+        if self.source not in ("python", "files"):
+            raise ValueError(f"source is {self.source!r}; it must be 'python' or 'files'")
+        if self.source == "python" and self.path is not None:
+            raise ValueError(f"path is {self.path!r} with source 'python'; a path needs source: files")
+        for field in ("min_bytes", "max_bytes_per_document", "max_line_length"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.max_bytes_per_document < self.min_bytes:
+            raise ValueError(
+                f"max_bytes_per_document is {self.max_bytes_per_document}; it must be at least min_bytes "
+                f"({self.min_bytes})"
+            )
+        if self.max_mean_line_length <= 0:
+            raise ValueError(f"max_mean_line_length is {self.max_mean_line_length}; it must be above 0")
+        if not 0 <= self.min_alphanumeric_share <= 1:
+            raise ValueError(f"min_alphanumeric_share is {self.min_alphanumeric_share}; it must lie between 0 and 1")
+        for field in ("validation_share", "test_share"):
+            if not 0 < getattr(self, field) <= 0.4:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be above 0 and at most 0.4")
+        if self.max_bytes is not None and self.max_bytes < 1:
+            raise ValueError(f"max_bytes is {self.max_bytes}; it must be at least 1, or null to keep all")
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Which functions become pairs: signature and docstring are the prompt, the rest of the body the completion."""
+
+    max_prompt_characters: int = 600
+    """Pairs with a longer prompt are left out."""
+    min_completion_characters: int = 20
+    """Pairs with a shorter completion are left out."""
+    max_completion_characters: int = 800
+    """Pairs with a longer completion are left out."""
+    max_pairs: int | None = 4000
+    """Training pairs at most, from documents in an order given by hash. None: all."""
+    max_pairs_held_out: int | None = 500
+    """Pairs at most in validation and in test each. None: all."""
+    seed: int = 0
+    """Chooses which documents come first where there are more pairs than asked for."""
+
+    def __post_init__(self) -> None:
+        for field in ("max_prompt_characters", "min_completion_characters", "max_completion_characters"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.max_completion_characters < self.min_completion_characters:
+            raise ValueError(
+                f"max_completion_characters is {self.max_completion_characters}; it must be at least "
+                f"min_completion_characters ({self.min_completion_characters})"
+            )
+        for field in ("max_pairs", "max_pairs_held_out"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field} is {value}; it must be at least 1, or null for all")

@@ -1,0 +1,27 @@
+"""How token ids are laid out on disk, and how many workers lay them. Needs the standard library alone."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ShardsConfig:
+    """The layout of the shards."""
+
+    shard_tokens: int = 4_000_000
+    """A shard ends with the document that brings it to this many tokens."""
+
+    def __post_init__(self) -> None:
+        if self.shard_tokens < 1:
+            raise ValueError(f"shard_tokens is {self.shard_tokens}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class DataExecution:
+    """How `tokenize` is run; nothing of it changes a byte of the result."""
+
+    actors: int | None = None
+    """Tokenizing workers. None: three quarters of the cluster's cores, so that the rest can read and write."""
+
+    def __post_init__(self) -> None:
+        if self.actors is not None and self.actors < 1:
+            raise ValueError(f"actors is {self.actors}; it must be at least 1, or null")
