@@ -17,9 +17,7 @@ def evaluate(
 
 
 @stage(version=1)
-def evaluate_finetuned(
-    config: EvaluationConfig, checkpoint: Checkpoint, pairs: Pairs, run: StageRun
-) -> Evaluation:
+def evaluate_finetuned(config: EvaluationConfig, checkpoint: Checkpoint, pairs: Pairs, run: StageRun) -> Evaluation:
     """Loss of every head on the completions of the test pairs, and generated completions against the true ones."""
     from components.evaluation.score import score_finetuned
 
