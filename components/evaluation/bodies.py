@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.evaluation.completion import (
-    Codec,
     Completed,
     Generate,
     completed,
     generate_in_batches,
     rank,
 )
+from components.tokenizer.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,5 @@ def complete_bodies(
     stops = frozenset({codec.eos_id})
     for index, tokens in generate_in_batches(generate, prompts, batch_size, max_new_tokens, stops):
         pair = pairs[index]
-        truth, made = (
-            codec.decode([token for token in part if token != codec.eos_id])
-            for part in (pair.completion[:max_new_tokens], tokens)
-        )
-        yield completed(pair.id, codec.decode(pair.prompt[1:]), truth, made)
+        truth = codec.decode(pair.completion[:max_new_tokens])
+        yield completed(pair.id, codec.decode(pair.prompt), truth, codec.decode(tokens))

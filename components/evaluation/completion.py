@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Protocol
 
 from components.artifacts import CompletionScore
 from components.evaluation.similarity import edit_similarity
+from components.tokenizer.codec import Codec
 
 LEAST_BEFORE, LEAST_AFTER = 4, 4
 """Characters of the line that must stand before and after the cut, indentation and trailing blanks aside."""
@@ -25,21 +25,6 @@ COMMENT = re.compile(r"#|//|/\*|\*|--|;|%|\"\"\"|'''")
 
 Generate = Callable[[Sequence[Sequence[int]], int, frozenset[int]], list[list[int]]]
 """(prompts, max_new_tokens, stop_ids) -> new tokens of every prompt, greedy."""
-
-
-class Codec(Protocol):
-    """What is asked of a tokenizer here."""
-
-    @property
-    def vocabulary_size(self) -> int: ...
-    @property
-    def bos_id(self) -> int: ...
-    @property
-    def eos_id(self) -> int: ...
-    def encode(self, text: str, /) -> list[int]: ...
-    def decode(self, tokens: Sequence[int], /) -> str: ...
-    def decode_bytes(self, tokens: Sequence[int], /) -> bytes: ...
-    def byte_length(self, token: int, /) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -184,7 +169,7 @@ def complete_lines(
     prompts = [context_of(codec, item.context, context_tokens) for item in items]
     for index, tokens in generate_in_batches(generate, prompts, batch_size, max_new_tokens, stops):
         item = items[index]
-        text = codec.decode([token for token in tokens if token != codec.eos_id])
+        text = codec.decode(tokens)
         tail = item.context[-PROMPT_SHOWN:]
         yield completed(item.id, tail, item.rest, text.split("\n")[0])
 

@@ -16,7 +16,7 @@ from components.evaluation.config import EvaluationConfig
 from components.model.transformer import MultiTokenTransformer
 from components.model.weights import load_model
 from components.shards.reader import TokenReader
-from components.tokenizer.codec import load_tokenizer
+from components.tokenizer.codec import Codec, load_tokenizer
 
 SPLIT = "test"
 """No other stage reads it: validation is what a person looks at while choosing settings."""
@@ -113,13 +113,13 @@ def score_finetuned(
     return _write(evaluation, completed)
 
 
-def _open(checkpoint: Checkpoint, threads: int) -> tuple[MultiTokenTransformer, completion.Codec]:
+def _open(checkpoint: Checkpoint, threads: int) -> tuple[MultiTokenTransformer, Codec]:
     torch.set_num_threads(max(1, threads))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_model(checkpoint.path, device), load_tokenizer(checkpoint.path / "tokenizer")
 
 
-def _byte_lengths(codec: completion.Codec, model: MultiTokenTransformer) -> Tensor:
+def _byte_lengths(codec: Codec, model: MultiTokenTransformer) -> Tensor:
     """Bytes that each symbol stands for; 0 for symbols the model has beyond the tokenizer's."""
     lengths = [codec.byte_length(token) for token in range(codec.vocabulary_size)]
     lengths += [0] * (model.config.vocabulary_size - len(lengths))

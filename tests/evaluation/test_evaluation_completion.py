@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from components.evaluation import bodies, completion
+from components.tokenizer.codec import BytesCodec
 
 SOURCE = '''"""A docstring over
 several lines = with code in it
@@ -25,24 +26,6 @@ def area(width, height):
     return  result
 x = 1
 '''
-
-
-class Bytes:
-    """Bytes as tokens, with two marks: enough of a tokenizer for what is tested here."""
-
-    vocabulary_size, bos_id, eos_id = 258, 256, 257
-
-    def encode(self, text: str) -> list[int]:
-        return list(text.encode())
-
-    def decode(self, tokens: Sequence[int]) -> str:
-        return self.decode_bytes(tokens).decode(errors="replace")
-
-    def decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        return bytes(token for token in tokens if token < 256)
-
-    def byte_length(self, token: int) -> int:
-        return int(token < 256)
 
 
 def test_only_lines_of_code_are_completed() -> None:
@@ -99,19 +82,19 @@ def test_windows_line_ends_are_lines_too() -> None:
 
 
 def _lines(generate: completion.Generate, items: list[completion.LineItem]) -> list[completion.Completed]:
-    return list(completion.complete_lines(items, Bytes(), generate, 64, 40, batch_size=3))
+    return list(completion.complete_lines(items, BytesCodec(), generate, 64, 40, batch_size=3))
 
 
 def test_a_generator_that_knows_the_text_scores_one_and_a_mute_one_zero() -> None:
     items = completion.choose_lines([(f"{i}.py", SOURCE) for i in range(5)], 10, seed=0)
 
     def oracle(prompts: Sequence[Sequence[int]], limit: int, stops: frozenset[int]) -> list[list[int]]:
-        assert stops == {10, Bytes.eos_id}
+        assert stops == {10, BytesCodec().eos_id}
         made = []
         for prompt in prompts:
-            before = Bytes().decode(prompt)
+            before = BytesCodec().decode(prompt)
             after = SOURCE[SOURCE.index(before) + len(before) :]
-            made.append(Bytes().encode(after)[:limit])  # runs on past the newline, as an engine may
+            made.append(BytesCodec().encode(after)[:limit])  # runs on past the newline, as an engine may
         return made
 
     perfect = completion.mean_score(_lines(oracle, items))
@@ -134,9 +117,9 @@ def test_every_output_goes_to_its_own_item() -> None:
 
 
 def test_the_start_mark_stands_only_before_a_document_that_is_seen_whole() -> None:
-    assert completion.context_of(Bytes(), "abc", 10) == [256, 97, 98, 99]
-    assert completion.context_of(Bytes(), "abc", 2) == [98, 99]
-    assert completion.context_of(Bytes(), "x" * 5000, 10) == [120] * 10
+    assert completion.context_of(BytesCodec(), "abc", 10) == [256, 97, 98, 99]
+    assert completion.context_of(BytesCodec(), "abc", 2) == [98, 99]
+    assert completion.context_of(BytesCodec(), "x" * 5000, 10) == [120] * 10
 
 
 def _pairs(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
@@ -149,22 +132,22 @@ def _pairs(folder: Path, rows: list[tuple[str, str, str]]) -> Path:
 def test_pairs_that_do_not_fit_are_left_out_and_the_order_is_by_seed(tmp_path: Path) -> None:
     rows = [(f"f{i}", f"def f{i}():\n", f"    return {i}\n") for i in range(9)]
     folder = _pairs(tmp_path, [*rows, ("long", "def g():\n", "    x\n" * 99), ("short", "d", "x")])
-    found = bodies.read_pairs(folder, "test", Bytes(), context_length=64, heads=4, seed=1)
+    found = bodies.read_pairs(folder, "test", BytesCodec(), context_length=64, heads=4, seed=1)
     assert {pair.id for pair in found} == {row[0] for row in rows}
-    assert found[0].prompt[0] == Bytes.bos_id
-    assert found[0].completion[-1] == Bytes.eos_id
-    again = bodies.read_pairs(folder, "test", Bytes(), context_length=64, heads=4, seed=2)
+    assert found[0].prompt[0] == BytesCodec().bos_id
+    assert found[0].completion[-1] == BytesCodec().eos_id
+    again = bodies.read_pairs(folder, "test", BytesCodec(), context_length=64, heads=4, seed=2)
     assert [pair.id for pair in again] != [pair.id for pair in found]
     with pytest.raises(ValueError, match=r"none of the 11 pairs .* fits into 5 tokens"):
-        bodies.read_pairs(folder, "test", Bytes(), context_length=5, heads=4, seed=1)
+        bodies.read_pairs(folder, "test", BytesCodec(), context_length=5, heads=4, seed=1)
 
 
 def test_bodies_are_compared_up_to_the_limit() -> None:
     pair = bodies.Pair("f", [256, 100], [*b"    return 12345", 257])
     generate: completion.Generate = lambda prompts, limit, stops: [list(b"    return 12")]  # noqa: E731
-    (full,) = bodies.complete_bodies([pair], Bytes(), generate, max_new_tokens=64, batch_size=1)
+    (full,) = bodies.complete_bodies([pair], BytesCodec(), generate, max_new_tokens=64, batch_size=1)
     assert full.similarity == pytest.approx(1 - 3 / 12)
-    (cut,) = bodies.complete_bodies([pair], Bytes(), generate, max_new_tokens=13, batch_size=1)
+    (cut,) = bodies.complete_bodies([pair], BytesCodec(), generate, max_new_tokens=13, batch_size=1)
     assert cut.similarity == 1.0
 
 
