@@ -56,6 +56,12 @@ def environment(local: bool) -> dict[str, str]:
     return settings
 
 
+def this_machine() -> Cluster:
+    """What a Ray of its own would have here, found out without starting it."""
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    return Cluster(len(os.sched_getaffinity(0)), gpus, None, True)
+
+
 def start(config: ClusterConfig, workspace: Path) -> Cluster:
     """Start or join Ray. ConnectionError says which address did not answer."""
     local = config.address is None
@@ -90,7 +96,8 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable by everyone
     if local:
-        write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": context.address_info["session_dir"]})
+        session = dict(context.address_info)["session_dir"]  # type: ignore[attr-defined]
+        write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": session})
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0), f"http://{url}" if url else None, local)

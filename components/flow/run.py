@@ -13,7 +13,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,8 +66,10 @@ class Outcome:
 
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
-    if plan.problems and plan.to_run():
-        raise Refused("\n".join(plan.problems))
+    here = ray_cluster.this_machine() if settings.cluster.address is None else None
+    problems = [*plan.problems, *(_shortages(plan.to_run(), here) if here else ())]
+    if problems:
+        raise Refused("\n".join(problems))
     settings.workspace.mkdir(parents=True, exist_ok=True)
     with _workspace_lock(settings.workspace):
         return _Invocation(plan, store, settings, console).run()
@@ -147,8 +149,7 @@ class _Invocation:
 
     def _start(self) -> None:
         self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace)
-        lacking = [text for p in self.waiting.values() if (text := _lacks(p.node, self.cluster))]
-        if lacking:
+        if lacking := _shortages(self.waiting.values(), self.cluster):
             raise Refused("\n".join(lacking))
         if self.cluster.dashboard:
             self.console.print(
@@ -396,14 +397,18 @@ def _cpus(node: Node[Any], cluster: Cluster) -> float:
     return cluster.cpus if node.resources.cpus is None else node.resources.cpus
 
 
-def _lacks(node: Node[Any], cluster: Cluster) -> str | None:
-    """What the cluster is short of for a node."""
-    short = []
-    if (node.resources.cpus or 0) > cluster.cpus:
-        short.append(f"{node.resources.cpus:g} CPU cores (there are {cluster.cpus:g})")
-    if node.resources.gpus > cluster.gpus:
-        short.append(f"{node.resources.gpus:g} GPUs (there are {cluster.gpus:g})")
-    return f"{node.title} needs {' and '.join(short)}" if short else None
+def _shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:
+    """What the cluster, or this machine, is short of; a sentence per need, naming the stages that have it."""
+    where = "this machine has" if cluster.local else "the cluster has"
+    short: dict[str, list[str]] = {}
+    for plan in plans:
+        need = plan.node.resources
+        if (need.cpus or 0) > cluster.cpus:
+            short.setdefault(f"{need.cpus:g} CPU cores; {where} {cluster.cpus:g}", []).append(plan.node.title)
+        if need.gpus > cluster.gpus:
+            short.setdefault(f"{need.gpus:g} GPUs; {where} {cluster.gpus:g}", []).append(plan.node.title)
+    advice = "join a cluster with cluster.address=HOST:PORT, or ask for less (cluster.training.workers=…)"
+    return [f"{', '.join(titles)} needs {need}: {advice}" for need, titles in short.items()]
 
 
 def _run_directory(workspace: Path, recipe: str) -> Path:

@@ -138,17 +138,17 @@ class Tracker:
         if run is None:
             return
         try:
-            self.results(run, results)
+            self.results(run, results, "result/")
             self.client.set_terminated(run, status)
         except Exception as error:
             log.warning("MLflow at %s did not take the end of %s: %s", self.uri, node, error)
 
-    def results(self, run: str, results: Any) -> None:
-        """Log the numbers in `results` (nested JSON values) as metrics."""
+    def results(self, run: str, results: Any, prefix: str = "") -> None:
+        """Log the numbers in `results` (nested JSON values) as metrics named `<prefix><dotted path>`."""
         now = int(time.time() * 1000)
         flat = flatten(results) if results is not None else {}
         metrics = [
-            self._metric(key, float(value), now, 0)
+            self._metric(prefix + key, float(value), now, 0)
             for key, value in flat.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         ]

@@ -1,0 +1,276 @@
+"""The boundary to Hydra: `conf=NAME` and overrides in, a Recipe and Options out, or every fault at once.
+
+Hydra only composes plain values; what they may be is decided by the dataclasses of `pipelines.recipe`.
+"""
+
+import dataclasses
+import difflib
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines.recipe import DERIVED, Options, Recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+DEFAULT_RECIPE = "demo"
+
+
+class Faults(Exception):
+    """Everything that is wrong with a recipe, a line each."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = list(faults)
+
+
+def defaults() -> dict[str, Any]:
+    """Every key a recipe or command line may set, with its default, as plain values."""
+
+    def plain(value: Any, where: str) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            items = {f.name: f"{where}.{f.name}" if where else f.name for f in dataclasses.fields(value)}
+            return {k: plain(getattr(value, k), path) for k, path in items.items() if path not in DERIVED}
+        return [plain(item, where) for item in value] if isinstance(value, tuple) else value
+
+    tree: dict[str, Any] = plain(Recipe(), "") | plain(Options(), "")
+    return tree
+
+
+def recipes() -> dict[str, str]:
+    """Name of every recipe in conf/, with the first comment line of its file."""
+    found = {}
+    for path in sorted(CONF.glob("*.yaml")):
+        comments = (
+            line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"
+        )
+        found[path.stem] = next((c for c in comments if not c.startswith("@package")), "")
+    return found
+
+
+def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
+    """Plain values to dataclasses. Raises Faults naming every unknown key, wrong type and value out of range."""
+    from pydantic import TypeAdapter, ValidationError
+
+    given = {key: value for key, value in values.items() if key != "conf"}
+    faults, known = _strip_unknown(given, (Recipe, Options), "")
+    names = {f.name for f in dataclasses.fields(Options)}
+    built: list[Any] = []
+    for target, part in (
+        (Recipe, {k: v for k, v in known.items() if k not in names}),
+        (Options, {k: v for k, v in known.items() if k in names}),
+    ):
+        try:
+            built.append(TypeAdapter(target).validate_python(part))
+        except ValidationError as error:
+            faults += [_sentence(dict(e)) for e in error.errors()]
+    if faults:
+        raise Faults(faults)
+    return built[0], built[1]
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """A pydantic error as one line: where, what is wrong, what was given."""
+    path = ".".join(str(part) for part in error["loc"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{path}: {message}" if path else message
+    given = error["input"]
+    shown = f" (given: {given!r})" if not isinstance(given, Mapping) else ""
+    return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+
+
+def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> tuple[list[str], dict[str, Any]]:
+    """Unknown or derived keys as faults, and the values without them."""
+    hints: dict[str, Any] = {}
+    for kind in kinds:
+        hints |= _fields(kind)
+    faults: list[str] = []
+    known: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if path in DERIVED:
+            faults.append(f"{path} cannot be given: {DERIVED[path]}")
+        elif key not in hints:
+            faults.append(unknown_key(path))
+        elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            below, known[key] = _strip_unknown(value, (hints[key],), path)
+            faults += below
+        else:
+            known[key] = value
+    return faults, known
+
+
+def _paths(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        path = f"{where}.{key}" if where else key
+        yield path
+        if isinstance(value, Mapping):
+            yield from _paths(value, path)
+
+
+def unknown_key(path: str) -> str:
+    """A sentence on a key that does not exist, with the nearest that do."""
+    every = [*_paths(defaults()), "conf"]
+    parent, _, leaf = path.rpartition(".")
+    siblings = [p for p in every if p.rpartition(".")[0] == parent]
+    near = [
+        f"{parent}.{n}" if parent else n
+        for n in difflib.get_close_matches(leaf, [s.rpartition(".")[2] for s in siblings], 3, 0.5)
+    ]
+    near += [p for p in difflib.get_close_matches(path, every, 3, 0.7) if p not in near]
+    near += [p for p in every if p.rpartition(".")[2] == leaf and p not in near]
+    hint = (
+        f"; did you mean {' or '.join(near[:3])}?" if near else f"; there are {', '.join(siblings)}" if siblings else ""
+    )
+    return f"{path}: no such key{hint}"
+
+
+def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(faults, arguments without them): keys and recipes on the command line that do not exist.
+
+    Hydra would stop at the first of them and offer no near names.
+    """
+    tree = defaults()
+    every = {*_paths(tree), "conf"}
+    groups = {p.name for p in CONF.iterdir() if p.is_dir()}
+    faults, good = [], []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key.startswith(("-", "hydra", "~")):
+            good.append(argument)
+            continue
+        name = key.lstrip("+")
+        if name in DERIVED:
+            faults.append(f"{name} cannot be given: {DERIVED[name]}")
+        elif name not in every:
+            faults.append(unknown_key(name))
+        elif name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
+            near = difflib.get_close_matches(missing[0], recipes(), 3, 0.4)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            faults.append(f"conf={missing[0]}: no such recipe; {hint}there are {', '.join(recipes())}")
+        elif name in groups and value and not value.startswith(("{", "[")):
+            options = sorted(p.stem for p in (CONF / name).glob("*.yaml"))
+            wrong = [v for v in value.split(",") if v not in options]
+            if wrong:
+                faults.append(
+                    f"{name}={wrong[0]}: no such choice in conf/{name}/; there are {', '.join(options) or 'none'}"
+                )
+            else:
+                good.append(argument)
+        else:
+            good.append(argument)
+    return faults, good
+
+
+def _register() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    listing = "\n".join(f"  conf={name:<12} {text}" for name, text in recipes().items())
+    header = (
+        "Headstart: train language models that predict several tokens at once, and measure what it buys.\n\n"
+        f"python pipelines/full.py conf=NAME [key=value …]\n\nRecipes:\n{listing}\n\n"
+        "Options:\n"
+        "  plan=true          show what would run and why, run nothing\n"
+        "  workspace=PATH     where everything goes (default: runs)\n"
+        "  until=pretrain     run up to a stage        only=[evaluate]   run these, reuse the rest\n"
+        "  reuse=none         make everything anew     -m seed=1,2,3     a sweep\n\n"
+        "Every field: conf/README.md. The composed recipe: --cfg job"
+    )
+    store = ConfigStore.instance()
+    store.store(name="recipe_defaults", node=defaults())
+    store.store(
+        name="full",
+        node={
+            "defaults": [
+                "recipe_defaults",
+                {"conf": DEFAULT_RECIPE},
+                "_self_",
+                {"override hydra/job_logging": "none"},
+                {"override hydra/hydra_logging": "none"},
+            ],
+            "hydra": {
+                "searchpath": [f"file://{ROOT}"],
+                "output_subdir": None,
+                "run": {"dir": "."},
+                "job": {"chdir": False},
+                "sweep": {"dir": "${workspace}", "subdir": "."},
+                "help": {
+                    "app_name": "headstart",
+                    "header": header,
+                    "template": "${hydra.help.header}\n\nGroups (NAME=CHOICE):\n$APP_CONFIG_GROUPS",
+                },
+            },
+        },
+    )
+
+
+def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
+    """A recipe by overrides, without a command line: `compose(["conf=bytes", "seed=2"])`. Raises Faults."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    faults, good = faults_of_overrides(overrides)
+    _register()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            values = OmegaConf.to_container(hydra_compose("full", overrides=list(good)), resolve=True)
+        assert isinstance(values, dict)
+        built = build({str(k): v for k, v in values.items()})
+    except Faults as error:
+        raise Faults(faults + error.faults) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Faults([*faults, str(error).splitlines()[0]]) from None
+    if faults:
+        raise Faults(faults)
+    return built
+
+
+def launch(main: Callable[[Recipe, Options, list[str]], int]) -> int:
+    """The command line: parse sys.argv with Hydra and call `main(recipe, options, overrides)` per job."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import DictConfig, OmegaConf
+
+    faults, good = faults_of_overrides(sys.argv[1:])
+    if faults:
+        try:  # what else is wrong, so that all of it is said at once
+            compose([a for a in good if not a.startswith("-")])
+        except Faults as more:
+            faults += more.faults
+        return refuse(faults)
+    _register()
+    status = 0
+
+    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="full")
+    def job(values: DictConfig) -> None:
+        nonlocal status
+        plain = OmegaConf.to_container(values, resolve=True)
+        assert isinstance(plain, dict)
+        try:
+            recipe, options = build({str(k): v for k, v in plain.items()})
+        except Faults as error:
+            status = refuse(error.faults)
+            return
+        status = max(status, main(recipe, options, list(HydraConfig.get().overrides.task)))
+
+    job()
+    return status
+
+
+def refuse(faults: Sequence[str]) -> int:
+    """Print faults for a person; exit code 2."""
+    print("This cannot run as asked:", file=sys.stderr)
+    for fault in faults:
+        print("  " + fault.replace("\n", "\n  "), file=sys.stderr)
+    print("Recipes and fields: conf/README.md, or --help", file=sys.stderr)
+    return 2

@@ -1,0 +1,172 @@
+"""The whole way from a corpus to a report: `python pipelines/full.py [conf=NAME] [key=value …]`.
+
+Reads top to bottom: the graph first, then what a person sees of its plan and its run.
+"""
+
+import dataclasses
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from components.artifacts import Checkpoint, DecodingBenchmark, Evaluation
+from components.corpus.stage import collect, draw_pairs
+from components.decoding.stage import benchmark_decoding
+from components.evaluation.stage import evaluate, evaluate_finetuned
+from components.flow.cluster import ClusterConfig
+from components.flow.identity import canonical
+from components.flow.node import Graph, Node, Resources, several
+from components.flow.plan import make_plan, select
+from components.flow.run import Outcome, Refused, RunSettings, run_plan
+from components.flow.store import Store
+from components.flow.table import duration, plan_table
+from components.report.config import ReportConfig
+from components.report.stage import write_report
+from components.shards.stage import tokenize
+from components.tokenizer.stage import train_tokenizer
+from components.training.config import PretrainConfig
+from components.training.stage import finetune, pretrain
+from pipelines.compose import launch, refuse
+from pipelines.recipe import Options, Recipe
+
+
+def full(recipe: Recipe) -> Graph:
+    """The graph of a recipe. Pure: the recipe is its only input, and nothing runs yet."""
+    data = recipe.cluster.data
+    corpus = collect.bind(recipe.corpus, execution=data)
+    tokenizer = train_tokenizer.bind(recipe.tokenizer, corpus)
+    shards = tokenize.bind(recipe.shards, corpus, tokenizer, execution=data)
+
+    checkpoints: list[Node[Checkpoint]] = []
+    evaluations: list[Node[Evaluation]] = []
+    benchmarks: list[Node[DecodingBenchmark]] = []
+    pretrained: dict[int, Node[Checkpoint]] = {}
+    for n in recipe.future_tokens:
+        training = dataclasses.replace(recipe.training, seed=recipe.seed)
+        pretrained[n] = pretrain.bind(
+            PretrainConfig(recipe.model_for(n), training),
+            shards,
+            name=f"pretrain-n{n}",
+            title=f"n={n} pretrain",
+            resources=_training_resources(recipe),
+            execution=recipe.cluster.training,
+        )
+        checkpoints.append(pretrained[n])
+        evaluations.append(
+            evaluate.bind(
+                recipe.evaluation, pretrained[n], shards, corpus, name=f"evaluate-n{n}", title=f"n={n} evaluate"
+            )
+        )
+        if n > 1:
+            benchmarks.append(
+                benchmark_decoding.bind(
+                    recipe.decoding, pretrained[n], shards, name=f"decode-n{n}", title=f"n={n} decode"
+                )
+            )
+
+    if recipe.finetunes:
+        pairs = draw_pairs.bind(recipe.pairs, corpus)
+        for n, target in recipe.finetunes:
+            tuned = finetune.bind(
+                dataclasses.replace(recipe.finetune, n_future_tokens=target, seed=recipe.seed),
+                pretrained[n],
+                pairs,
+                name=f"finetune-n{n}to{target}",
+                title=f"n={n}→{target} finetune",
+                resources=_training_resources(recipe),
+                execution=recipe.cluster.training,
+            )
+            checkpoints.append(tuned)
+            evaluations.append(
+                evaluate_finetuned.bind(
+                    recipe.evaluation,
+                    tuned,
+                    pairs,
+                    name=f"evaluate-n{n}to{target}",
+                    title=f"n={n}→{target} evaluate",
+                )
+            )
+
+    report = write_report.bind(
+        ReportConfig(recipe=recipe.name),
+        several(checkpoints),
+        several(evaluations),
+        several(benchmarks),
+        name="report",
+    )
+    return Graph.of(report)
+
+
+def _training_resources(recipe: Recipe) -> Resources:
+    asked = recipe.cluster.training
+    cpus = asked.workers * asked.cpus_per_worker if asked.cpus_per_worker else None
+    return Resources(cpus, asked.workers * asked.gpus_per_worker, drives_ray=True)
+
+
+def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
+    """Plan, show, run, and say where everything is. Returns the exit code."""
+    console = Console(highlight=False)
+    workspace = Path(options.workspace).expanduser().absolute()
+    store = Store(workspace)
+    try:
+        graph = select(full(recipe), options.only, options.until)
+        plan = make_plan(graph, store, options.reuse, options.only)
+    except ValueError as error:
+        return refuse([str(error)])
+
+    console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {workspace}")
+    console.print(plan_table(plan))
+    if options.plan:
+        for problem in plan.problems:
+            console.print(f"[yellow]before it can run:[/] {problem}")
+        return 0
+
+    cluster = ClusterConfig(recipe.cluster.address, recipe.cluster.dashboard_port)
+    settings = RunSettings(workspace, recipe.name, cluster, options.tracking_uri, canonical(recipe))
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        outcome = run_plan(plan, store, settings, console)
+    except (Refused, ConnectionError) as error:
+        return refuse(str(error).splitlines())
+    except KeyboardInterrupt:
+        console.print("\nStopped. Nothing is left running; the same command goes on from the last checkpoint.")
+        return 130
+    _say_where(console, workspace, outcome, options)
+    return 1 if outcome.failed else 0
+
+
+def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Options) -> None:
+    """The end of a run: report, MLflow, dashboard, and the numbers that matter."""
+    console.print()
+    report = outcome.manifests.get("report")
+    if report:
+        for name, value in report.artifact["headline"].items():
+            console.print(f"  {name:<24} {value:.4g}")
+        console.print(f"\nReport     {outcome.directory / 'report' / 'index.html'}")
+    for name, cause in outcome.failed.items():
+        console.print(f"[red]failed[/]     {name}: {cause.splitlines()[0]}")
+    if outcome.failed:
+        console.print(f"Log        {outcome.directory / 'log.txt'}; the same command goes on from here")
+    page = outcome.tracking_page or "/"
+    if options.tracking_uri is None:
+        uri = shlex.quote(outcome.tracking_uri)
+        console.print(f"MLflow     mlflow server --backend-store-uri {uri} --port 5055 --workers 1", soft_wrap=True)
+        console.print(f"           then open http://127.0.0.1:5055{page}", soft_wrap=True)
+    else:
+        console.print(f"MLflow     {options.tracking_uri}{page}", soft_wrap=True)
+    console.print("Ray        a head that outlives the run: infra/README.md")
+    console.print(f"Took       {duration(outcome.seconds)}")
+
+
+def main() -> Any:
+    try:
+        return launch(run)
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""A recipe: everything that decides what the pipeline makes (`Recipe`), and how it was asked to run (`Options`).
+
+Plain frozen dataclasses are the truth; YAML in `conf/` and the command line only fill them (`pipelines.compose`).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from components.corpus.config import CorpusConfig, PairsConfig
+from components.decoding.config import DecodingConfig
+from components.evaluation.config import EvaluationConfig
+from components.model.config import ModelConfig
+from components.shards.config import DataExecution, ShardsConfig
+from components.tokenizer.config import TokenizerConfig
+from components.training.config import FinetuneConfig, TrainingConfig, TrainingExecution
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """Where and on how much to run. Changes no result's identity."""
+
+    address: str | None = None
+    """None starts a Ray of its own on this machine; `auto` or `host:port` joins a running one."""
+    dashboard_port: int = 8265
+    """First port to try for the dashboard of a Ray of its own."""
+    training: TrainingExecution = field(default_factory=TrainingExecution)
+    data: DataExecution = field(default_factory=DataExecution)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make: data, models to compare, and what to measure on them."""
+
+    name: str = "demo"
+    """Names the run's folder and its MLflow run."""
+    seed: int = 1
+    """Seed of initial weights, data order and fine-tuning. Corpus and evaluation samples have their own, so that
+    seeds are compared on the same data."""
+    future_tokens: tuple[int, ...] = (1, 4)
+    """The n to compare: one model is trained for each."""
+    finetunes: tuple[tuple[int, int], ...] = ((1, 1), (4, 1))
+    """Fine-tuned models as (n of the pretrained model, n' of the fine-tuned one) (paper 3.6)."""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+
+    def __post_init__(self) -> None:
+        if not self.future_tokens:
+            raise ValueError("future_tokens is empty; it lists the n to compare, such as [1,4]")
+        if len(set(self.future_tokens)) != len(self.future_tokens):
+            raise ValueError(f"future_tokens is {list(self.future_tokens)}; each n may stand once")
+        for n in self.future_tokens:
+            try:
+                self.model_for(n)
+            except ValueError as error:
+                raise ValueError(f"future_tokens contains {n}: {error}") from None
+        for pretrained, target in self.finetunes:
+            if pretrained not in self.future_tokens:
+                raise ValueError(
+                    f"finetunes starts from n = {pretrained}, which is not trained: future_tokens is "
+                    f"{list(self.future_tokens)}"
+                )
+            if not 1 <= target <= pretrained:
+                raise ValueError(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
+
+    def model_for(self, n: int) -> ModelConfig:
+        """The model that predicts n tokens ahead."""
+        return replace(self.model, n_future_tokens=n, vocabulary_size=self.tokenizer.size)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this invocation was asked to run."""
+
+    workspace: str = "runs"
+    """Where everything goes: store, reports, MLflow's database."""
+    plan: bool = False
+    """Show what would run and why; run nothing."""
+    only: tuple[str, ...] = ()
+    """Stages or nodes to run; what they need must be there already."""
+    until: str | None = None
+    """Stage or node to run up to."""
+    reuse: Literal["config", "none"] = "config"
+    """`config`: reuse what the same config made from the same inputs; `none`: make everything anew."""
+    tracking_uri: str | None = None
+    """MLflow server, such as http://127.0.0.1:5055; None: SQLite in the workspace."""
+
+
+DERIVED = {
+    "model.n_future_tokens": "future_tokens=[1,4] lists the n to compare",
+    "model.vocabulary_size": "tokenizer.vocabulary_size sets it",
+    "training.seed": "seed=… sets it",
+    "finetune.seed": "seed=… sets it",
+    "finetune.n_future_tokens": "finetunes=[[4,1]] lists (n pretrained, n' fine-tuned)",
+}
+"""Fields that a recipe derives; they cannot be given, and the message says what to give instead."""

@@ -1,0 +1,130 @@
+"""The plan: what is reused, what runs and why, decided from the store alone."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from toy_pipeline import Number, graph, plan
+
+from components.flow.node import Graph, several
+from components.flow.plan import make_plan, select
+from components.flow.store import Manifest, Store, encode_artifact
+
+
+def commit(workspace: Path, value: int = 3, **parameters: object) -> None:
+    """Put a result for every node into the store, as a run would."""
+    store = Store(workspace)
+    digests: dict[str, str] = {}
+    for node_plan in plan(workspace, value=value, **parameters).nodes:
+        node = node_plan.node
+        inputs = [
+            [digests[n.name] for n in item.nodes] if hasattr(item, "nodes") else digests[item.name]
+            for item in node.inputs
+        ]
+        key = node_plan.identity.key(inputs)
+        attempt = store.new_attempt(node.stage.name, key, keep_work=False)
+        digests[node.name] = f"{node.name} of {value % 10} {parameters}"
+        artifact = encode_artifact(Number(attempt, digests[node.name], value), attempt)
+        identity = {"version": 1, "config": node_plan.identity.config, "external": None, "machine": None}
+        names = [{"name": i.name, "digest": digests[i.name]} for i in node.flat_inputs()]
+        store.commit(
+            Manifest(
+                node.stage.name, node.name, node.title, key, node_plan.recipe_key, attempt.name,
+                identity, names, artifact, 0.0, 1.0, {}, {}, None, [], [],
+            )
+        )  # fmt: skip
+
+
+def statuses(workspace: Path, **parameters: object) -> dict[str, str]:
+    return {p.node.name: p.status for p in plan(workspace, **parameters).nodes}
+
+
+def test_an_empty_workspace_runs_everything(tmp_path: Path) -> None:
+    assert set(statuses(tmp_path).values()) == {"run"}
+    assert plan(tmp_path).nodes[0].reason == "never run in this workspace"
+
+
+def test_a_finished_recipe_is_reused_whole(tmp_path: Path) -> None:
+    commit(tmp_path)
+    assert set(statuses(tmp_path).values()) == {"reused"}
+
+
+def test_one_changed_field_runs_its_stage_and_what_depends_on_it_and_says_why(tmp_path: Path) -> None:
+    commit(tmp_path)
+    rows = {p.node.name: p for p in plan(tmp_path, steps=6).nodes}
+    assert {n: p.status for n, p in rows.items()} == {
+        "source": "reused",
+        "scale": "reused",
+        "count": "run",
+        "total": "run",
+    }
+    assert rows["count"].reason == "steps 5 → 6"
+    assert rows["total"].reason == "depends on count"
+
+
+def test_partial_work_is_continued(tmp_path: Path) -> None:
+    commit(tmp_path)
+    count = next(p for p in plan(tmp_path, steps=9).nodes if p.node.name == "count")
+    source = next(p for p in plan(tmp_path).nodes if p.node.name == "source")
+    assert source.manifest is not None
+    key = count.identity.key([source.manifest.artifact["digest"]])
+    work = Store(tmp_path).place("count", key) / "work"
+    work.mkdir(parents=True)
+    (work / "committed.json").write_text('{"done": 4, "total": 9}')
+    row = next(p for p in plan(tmp_path, steps=9).nodes if p.node.name == "count")
+    assert (row.status, row.reason) == ("continue", "from 4 of 9")
+
+
+def test_inputs_of_a_reused_result_need_not_exist(tmp_path: Path) -> None:
+    commit(tmp_path)
+    for name in ("source", "count"):
+        for path in (tmp_path / "store" / name).glob("*/manifest.json"):
+            path.unlink()
+    assert statuses(tmp_path) == {
+        "source": "not needed",
+        "scale": "reused",
+        "count": "not needed",
+        "total": "reused",
+    }
+
+
+def test_reuse_none_runs_everything(tmp_path: Path) -> None:
+    commit(tmp_path)
+    rows = make_plan(graph(), Store(tmp_path), reuse="none").nodes
+    assert {p.status for p in rows} == {"run"}
+
+
+def test_only_refuses_to_run_anything_else(tmp_path: Path) -> None:
+    chosen = select(graph(), only=["scale"])
+    assert [n.name for n in chosen.nodes] == ["source", "scale"]
+    with pytest.raises(ValueError, match="needs source"):
+        make_plan(chosen, Store(tmp_path), only=["scale"])
+
+
+def test_selection_up_to_a_stage_and_of_one_that_does_not_exist() -> None:
+    assert [n.name for n in select(graph(), until="count").nodes] == ["source", "count"]
+    with pytest.raises(ValueError, match="no stage is called cuont; there are count, scale, source, total"):
+        select(graph(), until="cuont")
+
+
+def test_two_nodes_of_one_name_are_refused() -> None:
+    from toy_pipeline import Scale, Source, scale, source, total
+
+    start = source.bind(Source())
+    twins = [scale.bind(Scale(2), start), scale.bind(Scale(3), start)]
+    with pytest.raises(ValueError, match="two nodes are called 'scale'"):
+        Graph.of(total.bind(None, several(twins)))
+
+
+def test_planning_imports_no_heavy_library(tmp_path: Path) -> None:
+    import subprocess
+
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from toy_pipeline import plan; "
+        "plan(Path(sys.argv[2])); print([m for m in ('ray', 'torch', 'mlflow') if m in sys.modules])"
+    )
+    here = str(Path(__file__).parent)
+    printed = subprocess.run(
+        [sys.executable, "-c", program, here, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"

@@ -1,0 +1,92 @@
+"""A toy pipeline through a real Ray and a real MLflow, in processes of its own that can be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_pipeline import plan
+
+pytestmark = pytest.mark.ray
+PROGRAM = Path(__file__).parent / "toy_pipeline.py"
+
+
+def start(workspace: Path, **parameters: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(workspace), json.dumps(parameters)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(workspace: Path, **parameters: object) -> tuple[int, str, dict[str, object]]:
+    process = start(workspace, **parameters)
+    text, _ = process.communicate(timeout=120)
+    last = text.strip().splitlines()[-1]
+    return process.returncode, text, json.loads(last) if last.startswith("{") else {}
+
+
+def value(workspace: Path, node: str) -> int:
+    return int(json.loads((workspace / "latest" / node / "value.json").read_text()))
+
+
+def test_runs_reuses_and_stops_only_below_a_failure(tmp_path: Path) -> None:
+    code, text, _ = run(tmp_path)
+    assert code == 0, text
+    assert value(tmp_path, "total") == 2 * 3 + (3 + 5)
+
+    code, text, said = run(tmp_path)
+    assert (code, said["ray"]) == (0, False), text
+
+    # 13 is 3 modulo 10: the source runs again, comes out the same, and nothing else runs
+    code, text, _ = run(tmp_path, value=13)
+    assert code == 0, text
+    assert text.count("its inputs came out the same") == 3
+
+    code, text, said = run(tmp_path, factor=3, fail=True, steps=6)
+    assert code == 1
+    assert said["failed"] == {"scale": "ValueError: factor 3 is out of luck", "total": "needs scale"}
+    assert value(tmp_path, "count") == 9
+    assert "log.txt" in text
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("headstart").experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert sorted(r.info.status for r in parents) == ["FAILED", "FINISHED", "FINISHED"]
+    counted = next(r for r in runs if r.info.run_name == "count" and r.data.params["steps"] == "5")
+    history = client.get_metric_history(counted.info.run_id, "value")
+    assert [(m.step, m.value) for m in history] == [(i, 3.0 + i) for i in range(1, 6)]
+    client._tracking_client.store.engine.dispose()
+
+
+def wait_for_step(workspace: Path, step: int) -> None:
+    for _ in range(600):
+        for path in workspace.glob("store/count/*/work/committed.json"):
+            if json.loads(path.read_text())["done"] >= step:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"step {step} was never committed")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_driver_leaves_a_stage_that_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    process = start(tmp_path, steps=12, seconds_per_step=0.5)
+    wait_for_step(tmp_path, 3)
+    os.kill(process.pid, number)
+    process.communicate(timeout=60)
+    count = next(p for p in plan(tmp_path, steps=12, seconds_per_step=0.5).nodes if p.node.name == "count")
+    assert count.status == "continue"
+
+    code, text, _ = run(tmp_path, steps=12, seconds_per_step=0.5)
+    assert code == 0, text
+    assert value(tmp_path, "count") == 3 + 12
+    steps = [json.loads(s)["step"] for s in (tmp_path / "latest/count/metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
