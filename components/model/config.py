@@ -40,19 +40,17 @@ class ModelConfig:
     """Added under the root of RMSNorm."""
 
     def __post_init__(self) -> None:
-        for field in ("dim", "layers", "n_attention_heads", "vocabulary_size", "n_future_tokens"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        counts = ("dim", "layers", "n_attention_heads", "n_kv_heads", "ffn_dim", "vocabulary_size", "n_future_tokens")
+        for field in counts:
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"{field} is {value}; it must be at least 1")
         if self.dim % self.n_attention_heads:
             raise ValueError(f"n_attention_heads ({self.n_attention_heads}) must divide dim ({self.dim})")
         if self.head_dim % 2:
-            raise ValueError(
-                f"dim / n_attention_heads is {self.head_dim}; rotary positions need an even number"
-            )
-        if self.n_attention_heads % self.kv_heads or self.kv_heads < 1:
-            raise ValueError(
-                f"n_kv_heads ({self.n_kv_heads}) must divide n_attention_heads ({self.n_attention_heads})"
-            )
+            raise ValueError(f"dim / n_attention_heads is {self.head_dim}; rotary positions need an even number")
+        if self.n_attention_heads % self.kv_heads:
+            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_attention_heads ({self.n_attention_heads})")
         if self.arrangement == "parallel" and self.n_future_tokens >= self.layers:
             raise ValueError(
                 f"n_future_tokens is {self.n_future_tokens} with {self.layers} layers; each parallel head is one "

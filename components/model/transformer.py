@@ -117,7 +117,11 @@ class MultiTokenTransformer(nn.Module):
         self.unembedding = nn.ModuleList(
             nn.Linear(config.dim, config.vocabulary_size, bias=False) for _ in range(config.n_unembeddings)
         )
-        if config.tied_embeddings:
+        self.tie_embeddings()
+
+    def tie_embeddings(self) -> None:
+        """Make the unembedding's matrix the embedding's, where the config says so."""
+        if self.config.tied_embeddings:
             self.unembedding[0].weight = self.embedding.weight
 
     def init_weights(self, seed: int) -> None:

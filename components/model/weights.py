@@ -53,13 +53,42 @@ def load_model(
     with torch.device("meta"):
         model = MultiTokenTransformer(config)
     model = model.to_empty(device=device)
-    state = load_file(directory / WEIGHTS, device=str(device))
+    model.tie_embeddings()  # leaving the meta device parts what was shared
+    load_weights(model, directory)
+    return model.to(dtype).eval()
+
+
+def load_weights(model: MultiTokenTransformer, directory: Path) -> None:
+    """Set a model's parameters, in place, to the saved ones. ValueError names keys and shapes that do not fit."""
+    state = load_file(directory / WEIGHTS, device=str(model.embedding.weight.device))
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     if expected != found:
         wrong = sorted(set(expected.items()) ^ set(found.items()))
-        raise ValueError(f"{directory / WEIGHTS} does not fit {CONFIG}; keys and shapes that differ: {wrong[:6]}")
+        raise ValueError(
+            f"{directory / WEIGHTS} does not fit the model of {CONFIG}; keys and shapes that differ: {wrong[:6]}"
+        )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state[name])
-    return model.to(dtype).eval()
+
+
+def keep_heads(model: MultiTokenTransformer, n_future_tokens: int) -> MultiTokenTransformer:
+    """A copy that has only the first `n_future_tokens` prediction heads (paper section 3.6: extra heads dropped).
+
+    ValueError when the model has fewer. The trunk stays whole, so `layers` shrinks with the head layers.
+    """
+    old = model.config
+    if not 1 <= n_future_tokens <= old.n_future_tokens:
+        raise ValueError(
+            f"n_future_tokens is {n_future_tokens}, but the model was trained with {old.n_future_tokens} "
+            f"prediction heads; heads can be dropped, not added: at most {old.n_future_tokens}"
+        )
+    dropped = old.n_head_layers - n_future_tokens if old.arrangement == "parallel" else 0
+    config = dataclasses.replace(old, n_future_tokens=n_future_tokens, layers=old.layers - dropped)
+    kept = MultiTokenTransformer(config).to(model.embedding.weight)
+    source = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, parameter in kept.named_parameters():
+            parameter.copy_(source[name])
+    return kept

@@ -150,7 +150,7 @@ class TrainingExecution:
     """Newest checkpoints kept; a damaged last one falls back to the one before."""
 
     def __post_init__(self) -> None:
-        for field in (
+        for name in (
             "workers",
             "micro_batch_sequences",
             "checkpoint_every",

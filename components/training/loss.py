@@ -31,9 +31,6 @@ class HeadSums(NamedTuple):
     count_K: Tensor
     """Counted targets."""
 
-    def __add__(self, other: "HeadSums") -> "HeadSums":  # type: ignore[override]
-        return HeadSums(*(a + b for a, b in zip(self, other, strict=True)))
-
 
 def window_targets(window_BS: Tensor, n_future_tokens: int) -> tuple[Tensor, Tensor]:
     """Split windows of T + n tokens into tokens_BT and targets_KBT; every position has all its targets."""
@@ -73,19 +70,21 @@ def _unembed_backward(
     unembedding: nn.Linear, h_BTD: Tensor, targets_BT: Tensor, scale: Tensor, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Gradient with respect to `h_BTD`, and (loss, correct, count); adds to the unembedding's gradient."""
-    gradients, sums = [], torch.zeros(3, dtype=torch.float64, device=h_BTD.device)
-    chunks = zip(h_BTD.flatten(0, 1).split(chunk_tokens), targets_BT.flatten().split(chunk_tokens), strict=True)
-    for h_CD, targets_C in chunks:
-        h_CD = h_CD.detach().requires_grad_()
+    h_ND, targets_N = h_BTD.flatten(0, 1), targets_BT.flatten()
+    gradient_ND = torch.empty_like(h_ND)
+    sums = torch.zeros(3, dtype=torch.float64, device=h_BTD.device)
+    for start in range(0, len(h_ND), chunk_tokens):
+        chunk = slice(start, start + chunk_tokens)
+        h_CD, targets_C = h_ND[chunk].requires_grad_(), targets_N[chunk]
         logits_CV = _at_least_float32(unembedding(h_CD))
         loss = F.cross_entropy(logits_CV, targets_C, ignore_index=IGNORE, reduction="sum")
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         assert h_CD.grad is not None
-        gradients.append(h_CD.grad)
+        gradient_ND[chunk] = h_CD.grad
         sums += torch.stack(
             (loss.detach().double(), (logits_CV.argmax(-1) == targets_C).sum(), (targets_C != IGNORE).sum())
         )
-    return torch.cat(gradients).view_as(h_BTD), sums
+    return gradient_ND.view_as(h_BTD), sums
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -1,18 +1,159 @@
-"""The door of the room: pretraining and fine-tuning as stages."""
+"""The door of the room: pretraining and fine-tuning as stages.
+
+Both can be killed at any moment and go on from their last checkpoint under `run.work`, bit for bit on the same
+number of workers and threads. What a run's `execution` says (TrainingExecution) does not change what is learned.
+"""
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.artifacts import Checkpoint, Pairs, Shards
 from components.flow.node import Resources, stage
 from components.flow.stage_run import StageRun
-from components.training.config import FinetuneConfig, PretrainConfig
+from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from components.model.transformer import MultiTokenTransformer
+    from components.training.loop import Batches
 
 
 @stage(version=1, resumable=True, resources=Resources(drives_ray=True))
 def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoint:
-    """Train a model from scratch on the training split."""
-    raise NotImplementedError
+    """Train a model from scratch on the training split of `shards`.
+
+    ValueError when the model's vocabulary is not the shards' or the split is shorter than one window;
+    NonFiniteLoss, with step and data, when the loss is no number.
+    """
+    if config.model.vocabulary_size != shards.vocabulary_size:
+        raise ValueError(
+            f"model.vocabulary_size is {config.model.vocabulary_size}, but the shards were written with "
+            f"{shards.vocabulary_size} symbols; set it to that"
+        )
+    _carry_out(
+        config.training,
+        partial(_new_model, config),
+        partial(_open_windows, shards.path, config),
+        run,
+    )
+    return _checkpoint(config.training, shards.path / "tokenizer", run)
 
 
 @stage(version=1, resumable=True, resources=Resources(drives_ray=True))
 def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: StageRun) -> Checkpoint:
-    """Train a pretrained model on, with its first heads, on pairs of prompt and completion (paper section 3.6)."""
-    raise NotImplementedError
+    """Train a pretrained model on, with its first heads, on pairs of prompt and completion (paper section 3.6).
+
+    ValueError when the model has fewer heads than asked for, or no pair fits the context.
+    """
+    if config.n_future_tokens > checkpoint.n_future_tokens:
+        raise ValueError(
+            f"n_future_tokens is {config.n_future_tokens}, but the pretrained model has "
+            f"{checkpoint.n_future_tokens} prediction heads; heads can be dropped, not added"
+        )
+    training = config.training()
+    _carry_out(
+        training,
+        partial(_pretrained_model, checkpoint.path, config.n_future_tokens),
+        partial(_open_pairs, pairs.path / "train.parquet", checkpoint.path, config, run),
+        run,
+    )
+    return _checkpoint(training, checkpoint.path / "tokenizer", run, checkpoint.n_future_tokens)
+
+
+def _carry_out(
+    config: TrainingConfig,
+    make_model: "Callable[[], MultiTokenTransformer]",
+    open_data: "Callable[[torch.device], Batches]",
+    run: StageRun,
+) -> None:
+    """Train in this process, or in Ray Train workers where there are several or GPUs."""
+    from components.training.worker import Job, work
+
+    execution = run.execution or TrainingExecution()
+    if execution.workers > config.sequences_per_step:
+        raise ValueError(
+            f"workers is {execution.workers}, but a step has {config.sequences_per_step} sequences "
+            "(batch_tokens / context_length); every worker needs one"
+        )
+    threads = execution.cpus_per_worker or max(1, run.cpus // execution.workers)
+    job = Job(config, execution, threads, make_model, open_data, run.work / "checkpoints", run)
+    if execution.workers == 1 and not execution.gpus_per_worker:
+        work(job)
+    else:
+        from components.training.ray_train import work_on_ray
+
+        work_on_ray(job, run.work / "ray")
+
+
+def _new_model(config: PretrainConfig) -> "MultiTokenTransformer":
+    from components.model.transformer import MultiTokenTransformer
+
+    model = MultiTokenTransformer(config.model)
+    model.init_weights(config.training.seed)
+    return model
+
+
+def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") -> "Batches":
+    from components.shards.order import GlobalOrder
+    from components.shards.reader import TokenReader
+    from components.training.windows import WindowBatches
+
+    training = config.training
+    reader = TokenReader(shards, "train")
+    order = GlobalOrder(reader.n_tokens, training.context_length, training.sequences_per_step, training.seed)
+    return WindowBatches(reader, order, config.model.n_future_tokens, device)
+
+
+def _pretrained_model(checkpoint: Path, n_future_tokens: int) -> "MultiTokenTransformer":
+    from components.model.weights import keep_heads, load_model
+
+    return keep_heads(load_model(checkpoint), n_future_tokens)
+
+
+def _open_pairs(
+    file: Path, checkpoint: Path, config: FinetuneConfig, run: StageRun, device: "torch.device"
+) -> "Batches":
+    import pyarrow.parquet as pq
+
+    from components.tokenizer.codec import load_tokenizer
+    from components.training.pairs import PairBatches, encode_pairs
+    from components.training.parallel import rank_and_workers
+
+    codec = load_tokenizer(checkpoint / "tokenizer")
+    rows = pq.read_table(file, columns=["id", "prompt", "completion"]).to_pylist()
+    batches = PairBatches(encode_pairs(rows, codec), config, codec.eos_id, device)
+    if batches.skipped and rank_and_workers()[0] == 0:
+        run.warn(
+            f"{batches.skipped} of {len(rows)} training pairs are longer than context_length "
+            f"({config.context_length} tokens) and were left out"
+        )
+    return batches
+
+
+def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretrained: int | None = None) -> Checkpoint:
+    """Lay the last checkpoint out as the artifact."""
+    from components.model.weights import load_model, save_model
+    from components.training.checkpoint import checkpoint_path, read_state
+
+    last = checkpoint_path(run.work / "checkpoints", config.steps)
+    state = read_state(last)
+    model = load_model(last)
+    digest = save_model(model, run.directory)
+    shutil.copytree(tokenizer, run.directory / "tokenizer", dirs_exist_ok=True)
+    shutil.copyfile(run.metrics_path, run.directory / "metrics.jsonl")
+    return Checkpoint(
+        path=run.directory,
+        digest=digest,
+        n_future_tokens=model.config.n_future_tokens,
+        parameters=model.config.n_parameters(),
+        steps=config.steps,
+        tokens=config.tokens,
+        training_flops=float(config.tokens * model.config.flops_per_token(config.context_length)),
+        training_seconds=state["seconds"],
+        n_pretrained=n_pretrained,
+    )

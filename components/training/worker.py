@@ -1,0 +1,39 @@
+"""What one worker does. The same in the stage's own process and in a Ray Train worker."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from components.model.transformer import MultiTokenTransformer
+from components.training.config import TrainingConfig, TrainingExecution
+from components.training.loop import Batches, Reporter, TrainState, train
+from components.training.parallel import rank_and_workers
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as plain values, paths and module-level functions, so that other processes can be handed it."""
+
+    config: TrainingConfig
+    execution: TrainingExecution
+    threads: int
+    """CPU threads per worker."""
+    make_model: Callable[[], MultiTokenTransformer]
+    """The model before step 1."""
+    open_data: Callable[[torch.device], Batches]
+    checkpoints: Path
+    """A directory that every worker sees."""
+    reporter: Reporter
+    """Used by the first worker alone."""
+
+
+def work(job: Job) -> None:
+    """Train to the last step and leave its checkpoint. With several workers a process group must exist."""
+    torch.set_num_threads(job.threads)
+    on_gpu = job.execution.gpus_per_worker > 0
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    state = TrainState.fresh(job.make_model().to(device), job.config)
+    reporter = job.reporter if rank_and_workers()[0] == 0 else None
+    train(state, job.config, job.execution, job.open_data(device), job.checkpoints, reporter)
