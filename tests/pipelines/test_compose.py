@@ -1,0 +1,144 @@
+"""The command line's boundary: what a recipe may say, and what a person is told when it says something else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.compose import Faults, compose, recipes
+from pipelines.fields import rows, table
+from pipelines.recipe import Options, Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def faults(*overrides: str) -> list[str]:
+    with pytest.raises(Faults) as caught:
+        compose(overrides)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("name", sorted(recipes()))
+def test_every_recipe_composes_under_its_own_name(name: str) -> None:
+    recipe, _ = compose([f"conf={name}"])
+    assert recipe.name == name
+    assert recipes()[name], f"conf/{name}.yaml needs a first comment line for --help"
+
+
+def test_the_paper_s_13b_recipe() -> None:
+    """Tables S13 and S14: 13B parameters, 8 x 2^20 tokens a step, 25,000 steps = 209.7B tokens."""
+    recipe, _ = compose(["conf=code_13b"])
+    assert recipe.future_tokens == (1, 2, 4)
+    assert {recipe.model_for(n).n_parameters() for n in recipe.future_tokens} == {13_015_864_320}
+    training = recipe.training
+    assert training.batch_tokens == 8 * 2**20
+    assert round(training.steps * training.batch_tokens / 1e9, 1) == 209.7
+    assert (training.learning_rate, training.warmup_steps, training.decay_ratio) == (3e-4, 1000, 0.03)
+    assert (training.beta1, training.beta2, training.weight_decay, training.clip_norm) == (0.9, 0.95, 0.1, 1.0)
+    assert training.context_length == 4096
+
+
+def test_overrides_reach_their_field() -> None:
+    recipe, options = compose(["conf=bytes", "training.steps=7", "future_tokens=[1,2]", "workspace=/tmp/x", "plan=true"])
+    assert (recipe.training.steps, recipe.future_tokens) == (7, (1, 2))
+    assert (options.workspace, options.plan) == ("/tmp/x", True)
+
+
+def test_all_faults_at_once_each_with_its_place_and_near_names() -> None:
+    said = faults("traning.steps=3", "model.layres=4", "training.learning_rate=fast", "training.warmup_steps=1.5")
+    text = "\n".join(said)
+    assert len(said) == 4
+    assert "traning.steps: no such key; did you mean training.steps" in text
+    assert "model.layres: no such key; did you mean model.layers" in text
+    assert "training.learning_rate: " in text
+    assert "'fast'" in text
+    assert "training.warmup_steps: " in text
+
+
+def test_an_unknown_recipe_offers_the_nearest_and_the_list() -> None:
+    (said,) = faults("conf=code_14b")
+    assert "code_14b" in said
+    assert "did you mean code_13b" in said
+    assert "demo" in said
+
+
+def test_an_unknown_choice_of_a_group_lists_the_choices() -> None:
+    (said,) = faults("model=laptob")
+    assert "conf/model/" in said
+    assert "laptop" in said
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("future_tokens=[0]", "n_future_tokens is 0; it must be at least 1"),
+        ("future_tokens=[1,10]", "10 layers"),
+        ("model.n_future_tokens=4", "future_tokens=[1,4] lists the n to compare"),
+        ("model.n_attention_heads=3", "must divide dim"),
+        ("finetunes=[[8,1]]", "n = 8, which is not trained"),
+        ("reuse=maybe", "reuse"),
+    ],
+)
+def test_values_out_of_range_say_what_is_allowed(override: str, words: str) -> None:
+    assert words in "\n".join(faults(override))
+
+
+def test_a_typo_in_a_recipe_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    import pipelines.compose as boundary
+
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    with (tmp_path / "conf" / "demo.yaml").open("a") as file:
+        file.write("\ntraining:\n  stepps: 3\n")
+    monkeypatch.setattr(boundary, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(boundary, "ROOT", tmp_path)
+    assert faults() == ["training.stepps: no such key; did you mean training.steps?"]
+
+
+def test_every_field_has_a_sentence_and_the_documentation_lists_it() -> None:
+    for kind in (Recipe, Options):
+        assert [path for path, _, sentence in rows(kind, kind()) if not sentence] == []
+    assert table() in (ROOT / "conf" / "README.md").read_text(encoding="utf-8"), "run python -m pipelines.fields"
+
+
+def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "pipelines" / "full.py"), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
+
+
+def test_help_lists_the_recipes_from_any_directory(tmp_path: Path) -> None:
+    said = cli("--help", cwd=tmp_path)
+    assert said.returncode == 0
+    for name in recipes():
+        assert f"conf={name}" in said.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_of_the_13b_recipe_needs_neither_data_nor_cluster_but_its_run_names_both(tmp_path: Path) -> None:
+    planned = cli("conf=code_13b", "plan=true", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+    assert "n=4 pretrain" in planned.stdout
+    assert list(tmp_path.iterdir()) == []
+
+    refused = cli("conf=code_13b", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "corpus.path" in refused.stderr
+    assert "64 GPUs" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_faults_on_the_command_line_end_without_a_traceback(tmp_path: Path) -> None:
+    said = cli("traning.steps=3", "training.learning_rate=fast", cwd=tmp_path)
+    assert said.returncode == 2
+    assert "did you mean training.steps" in said.stderr
+    assert "training.learning_rate" in said.stderr
+    assert "Traceback" not in said.stderr + said.stdout
