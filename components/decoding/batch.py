@@ -74,8 +74,8 @@ class Batch:
             self.cache.move_row(last, slot, self.lengths[last])
             if self.draft_cache is not None:
                 self.draft_cache.move_row(last, slot, self.lengths[last])
+        self.rows[slot], self.lengths[slot], self._added[slot] = self.rows[-1], self.lengths[-1], self._added[-1]
         for values in (self.rows, self.lengths, self._added):
-            values[slot] = values[last]  # type: ignore[index]
             values.pop()
 
     def draft(self) -> list[list[int]]:
@@ -90,7 +90,10 @@ class Batch:
             slots_R = self._places[start : start + count]
             where = Pass(1, start + count, slots_R, self.network.angles_PC[slots_R][:, None], None)
             return self._draft(z_RD, self._places[count - 1 : count], where)
-        rows, slots, places, last = [], [], [], []
+        rows: list[int] = []
+        slots: list[int] = []
+        places: list[int] = []
+        last: list[int] = []
         for slot, (source, start, count) in enumerate(self._added):
             rows += range(source * T, source * T + count)
             slots += range(slot * self.capacity + start, slot * self.capacity + start + count)

@@ -38,9 +38,7 @@ class DecodingConfig:
             raise ValueError(f"dtype is {self.dtype!r}; allowed: float32, bfloat16")
         shortest, longest = self.prompt_tokens
         if not 1 <= shortest <= longest:
-            raise ValueError(
-                f"prompt_tokens is {list(self.prompt_tokens)}; it must be [shortest, longest] with 1 <= shortest <= longest"
-            )
+            raise ValueError(f"prompt_tokens is {list(self.prompt_tokens)}; it must be [shortest, longest], 1 or more")
         if self.heads is not None and (any(k < 1 for k in self.heads) or len(set(self.heads)) < len(self.heads)):
             raise ValueError(f"heads is {list(self.heads)}; it must list different numbers, each at least 1")
         if not self.batches or any(b < 1 or self.prompts % b for b in self.batches):

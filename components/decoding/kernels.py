@@ -70,7 +70,7 @@ class PackedMatrix(PlainMatrix):
 @functools.cache
 def packing_works(dtype: torch.dtype) -> bool:
     """Whether packed products exist here and agree with F.linear on a small example."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     generator = torch.Generator().manual_seed(0)
     weight, other = (torch.randn(shape, generator=generator).to(dtype) for shape in ((96, 64), (5, 96)))

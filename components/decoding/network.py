@@ -8,6 +8,7 @@ Shape suffixes: B sequences, T positions of a pass, R rows (B times T), S filled
 D model width, N attention heads of q, k and v together, E width of one, J drafting heads, V vocabulary.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +75,7 @@ class _LayerWeights:
 
 
 def _folded(norm_weight_D: Tensor) -> Tensor:
-    return norm_weight_D * norm_weight_D.shape[0] ** 0.5
+    return norm_weight_D * math.sqrt(norm_weight_D.shape[0])
 
 
 def _side_by_side(qkv: Tensor, config: ModelConfig) -> Tensor:
@@ -159,7 +160,8 @@ class Network:
         if heads is None:
             heads = self._draft_heads[k] = self._build_draft_heads(k)
         if isinstance(heads, DraftLayers):
-            assert cache is not None and where is not None
+            assert cache is not None
+            assert where is not None
             h_JBD = heads.forward(z_RD, last_B, where, cache, self.eps)
             return self.choose(h_JBD.flatten(0, 1)).view(k - 1, -1).T
         h_BD = rms_divide(z_RD[last_B], self.eps)
@@ -180,10 +182,16 @@ class DraftLayers:
     def __init__(self, layers: list[Layer], config: ModelConfig, dtype: torch.dtype) -> None:
         self.config, self.dtype, self.J = config, dtype, len(layers)
         q_width, kv_width = config.n_attention_heads * config.head_dim, config.kv_heads * config.head_dim
-        queries, keys, values, gates, ups = [], [], [], [], []
+        queries: list[Tensor] = []
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        gates: list[Tensor] = []
+        ups: list[Tensor] = []
         for layer in layers:
             qkv = _side_by_side(layer.attention.qkv.weight * _folded(layer.attention_norm.weight), config)
-            for rows, part in zip((queries, keys, values), qkv.split((q_width, kv_width, kv_width)), strict=True):
+            for rows, part in zip(
+                (queries, keys, values), torch.split(qkv, [q_width, kv_width, kv_width]), strict=True
+            ):
                 rows.append(part)
             gate, up = (layer.ffn.gate_up.weight * _folded(layer.ffn_norm.weight)).chunk(2)
             gates.append(gate)
