@@ -45,7 +45,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer that `components.tokenizer.load_tokenizer(path)` reads.
+    """A tokenizer that `components.tokenizer.codec.load_tokenizer(path)` reads.
 
     Layout: `tokenizer.json` (kind and facts) and, for sentencepiece, `tokenizer.model`.
     """

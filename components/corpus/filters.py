@@ -1,0 +1,64 @@
+"""What makes a file a document: the filters, one document at a time, each refusal with its reason."""
+
+from dataclasses import dataclass
+
+from components.corpus.config import CorpusConfig
+
+REASONS = {
+    "unreadable": "check the permissions",
+    "not a regular file": "links to nothing, pipes and devices cannot be read",
+    "vendored": "see vendored_folders",
+    "empty": "nothing but white space",
+    "binary": "only text is taken",
+    "not UTF-8": "convert the files to UTF-8",
+    "too small": "lower min_bytes",
+    "too large": "raise max_bytes_per_document",
+    "line too long": "raise max_line_length",
+    "long lines on average": "raise max_mean_line_length",
+    "few letters and digits": "lower min_alphanumeric_share",
+    "duplicate": "the same text is there already",
+    "outside the subset": "raise max_bytes",
+}
+"""Why a document may be left out, and what to change about it."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    reason: str
+    """One of REASONS."""
+    detail: str
+
+
+def size_refusal(n_bytes: int, config: CorpusConfig) -> Refusal | None:
+    """What the size alone tells, before the file is read."""
+    if n_bytes == 0:
+        return Refusal("empty", "0 bytes")
+    if n_bytes < config.min_bytes:
+        return Refusal("too small", f"{n_bytes} bytes")
+    if n_bytes > config.max_bytes_per_document:
+        return Refusal("too large", f"{n_bytes} bytes")
+    return None
+
+
+def read_text(data: bytes, config: CorpusConfig) -> str | Refusal:
+    """The text of a file, exactly as it stands there, or why it is not a document."""
+    if b"\0" in data:
+        return Refusal("binary", f"NUL byte at offset {data.index(0)}")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Refusal("not UTF-8", f"byte 0x{data[error.start]:02x} at offset {error.start}")
+    compact = "".join(text.split())
+    if not compact:
+        return Refusal("empty", "white space only")
+    if (by_size := size_refusal(len(data), config)) is not None:
+        return by_size
+    lengths = [len(line) for line in text.splitlines()]
+    if max(lengths) > config.max_line_length:
+        return Refusal("line too long", f"{max(lengths)} characters in line {lengths.index(max(lengths)) + 1}")
+    if (mean := sum(lengths) / len(lengths)) > config.max_mean_line_length:
+        return Refusal("long lines on average", f"{mean:.0f} characters")
+    share = sum(map(str.isalnum, compact)) / len(compact)
+    if share < config.min_alphanumeric_share:
+        return Refusal("few letters and digits", f"share {share:.3f}")
+    return text
