@@ -15,4 +15,22 @@ def write_report(
     run: StageRun,
 ) -> Report:
     """`index.html` and `results.json` from everything that was measured; pretrained and fine-tuned models mixed."""
-    raise NotImplementedError
+    import hashlib
+    import json
+    import time
+
+    from components.report.facts import Step, gather
+    from components.report.page import page
+    from components.report.results import headline, results
+
+    steps = tuple(
+        Step(r.name, r.title, r.inputs, r.reused, r.seconds, r.config, r.artifact, r.machine) for r in run.lineage
+    )
+    now = time.time()
+    facts = gather(config, checkpoints, evaluations, benchmarks, steps, now - run.run_started, now)
+    html = page(facts)
+    numbers = json.dumps(results(facts), indent=2, allow_nan=False) + "\n"
+    (run.directory / "index.html").write_text(html, encoding="utf-8")
+    (run.directory / "results.json").write_text(numbers, encoding="utf-8")
+    digest = hashlib.sha256((html + numbers).encode()).hexdigest()
+    return Report(run.directory, digest, headline(facts))

@@ -1,0 +1,242 @@
+"""The parts of the page on decoding: speed-up, tokens per forward, acceptance, samples, and the paper's figures."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from components.artifacts import DecodingBenchmark, DecodingRow
+from components.report import paper
+from components.report.charts import Axes, Series, line_chart
+from components.report.facts import Facts, known
+from components.report.markup import (
+    Markup,
+    decimal,
+    note,
+    paragraph,
+    percent,
+    section,
+    table,
+    tag,
+    times,
+    whole,
+)
+from components.report.training_sections import colour
+
+SHOWN_SAMPLES = 3
+
+
+def decoding(facts: Facts) -> Markup | None:
+    """What the extra heads buy when generating, a block per model."""
+    if not any(benchmark.rows for benchmark in facts.benchmarks):
+        return None
+    blocks = [_block(facts, benchmark) for benchmark in facts.benchmarks if benchmark.rows]
+    return section("decoding", "Decoding faster with the extra heads", *blocks)
+
+
+def _block(facts: Facts, benchmark: DecodingBenchmark) -> Markup:
+    n, rows = benchmark.n_future_tokens, benchmark.rows
+    index = next((i for i, model in enumerate(facts.pretrained) if model.n == n), 1)
+    published = paper.decoding_for(n, (facts.tokenizer or {}).get("kind"))
+    smallest = min(row.batch for row in rows)
+    ks = sorted({row.k for row in rows} | {1})
+    beside = [(k, pair) for k, pair in published.by_k.items() if k <= max(ks)]
+
+    speed = [
+        Series(f"batch {batch}", points, colour(index), 1 - 0.25 * i, dots=True, spread=spread)
+        for i, batch in enumerate(sorted({row.batch for row in rows}))
+        for points, spread in [_speedups([row for row in rows if row.batch == batch])]
+    ]
+    speed.append(Series("paper, 7B", [(k, pair[1]) for k, pair in beside], "var(--muted)", 0.8, True))
+    first = [row for row in rows if row.batch == smallest]
+    forward = [
+        Series("generated", _with_one([(r.k, r.tokens_per_forward) for r in first]), colour(index), dots=True),
+        Series(
+            "held-out",
+            _with_one(_known((r.k, r.tokens_per_forward_heldout) for r in first)),
+            colour(index),
+            0.55,
+            dots=True,
+        ),
+        Series("paper, 7B", [(k, pair[0]) for k, pair in beside], "var(--muted)", 0.8, True),
+    ]
+    forward = [series for series in forward if len(series.points) > 1]
+    widest = max((row for row in first if row.acceptance), key=lambda row: row.k, default=None)
+    x_ticks = [k for k in ks if max(ks) <= 10 or k == 1 or k % 4 == 0]
+    figures = [
+        (
+            "Speed-up by heads used",
+            line_chart(f"speed-up-n{n}", speed, Axes("heads used, k", "× next-token decoding", x_ticks)),
+        ),
+        (
+            "Tokens per forward",
+            line_chart(f"tokens-per-forward-n{n}", forward, Axes("heads used, k", "tokens", x_ticks)),
+        ),
+    ]
+    if widest is not None:
+        points = [(j, 100 * share) for j, share in enumerate(widest.acceptance, 1)]
+        series = [Series(f"k = {widest.k}", points, colour(index), dots=True)]
+        axes = Axes("drafted tokens accepted, at least", "% of steps", [x for x, _ in points], (0, 100), 1)
+        figures.append(("Acceptance by position", line_chart(f"acceptance-n{n}", series, axes, 62)))
+    return tag(
+        "div",
+        tag("h3", f"n = {n}"),
+        tag("div", *(tag("figure", tag("figcaption", name), chart) for name, chart in figures), class_="figures"),
+        _table(rows),
+        paragraph(_explain(rows), class_="caption"),
+        _beside_the_paper(rows, published),
+    )
+
+
+def _speedups(rows: Sequence[DecodingRow]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+    """Points by k and their spread; next-token decoding is 1 by definition."""
+    drafting = sorted((row for row in rows if row.k > 1), key=lambda row: row.k)
+    points = [(1.0, 1.0), *((float(row.k), row.speedup) for row in drafting)]
+    return points, [(1.0, 1.0), *((row.speedup_low, row.speedup_high) for row in drafting)]
+
+
+def _with_one(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(1.0, 1.0), *sorted(point for point in points if point[0] > 1)]
+
+
+def _known(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in points if known(y) is not None]
+
+
+def _table(rows: Sequence[DecodingRow]) -> Markup:
+    dtypes = {row.dtype for row in rows}
+    head = [
+        "k",
+        "Batch",
+        "Tokens per forward",
+        "… held-out",
+        "Step cost r",
+        "Speed-up",
+        "Tokens/s",
+        "Repeated 4-grams",
+        "Same output",
+    ]
+    body = []
+    for row in sorted(rows, key=lambda row: (row.dtype, row.batch, row.k)):
+        speed = (
+            "1 (baseline)"
+            if row.k == 1
+            else tag(
+                "span",
+                tag("b", times(row.speedup)),
+                " ",
+                note(f"{decimal(row.speedup_low, 2)} to {decimal(row.speedup_high, 2)}"),
+            )
+        )
+        body.append(
+            [
+                f"{row.k}" if len(dtypes) == 1 else f"{row.k}, {row.dtype}",
+                str(row.batch),
+                decimal(row.tokens_per_forward, 2),
+                decimal(row.tokens_per_forward_heldout, 2),
+                decimal(row.r, 2),
+                speed,
+                whole(row.tokens_per_second),
+                percent(row.repeated_4grams),
+                tag("span", "yes", class_="yes") if row.lossless else tag("span", "NO", class_="no"),
+            ]
+        )
+    return table(head, body)
+
+
+def _explain(rows: Sequence[DecodingRow]) -> str:
+    dtypes = " and ".join(sorted({row.dtype for row in rows}))
+    repeats = max(row.repeated_4grams for row in rows)
+    same = (
+        "Every arm gave, token for token, the output of next-token decoding and of a cache-free full forward."
+        if all(row.lossless for row in rows)
+        else "NOT every arm gave the output of next-token decoding: do not use the speed of those that did not."
+    )
+    return (
+        f"{same} Arithmetic: {dtypes}. Speed-up is measured tokens per second over next-token decoding by the same "
+        f"engine, median and range over repeats; r is the time of a step over that of a next-token step. Up to "
+        f"{percent(repeats)} of the generated 4-grams repeat an earlier one of the same text: loops are easy to draft "
+        f"and flatter the tokens per forward. The held-out column has none: it asks what the same heads would have had "
+        f"accepted on real text."
+    )
+
+
+def _beside_the_paper(rows: Sequence[DecodingRow], published: paper.Decoding) -> Markup | None:
+    smallest = min(row.batch for row in rows)
+    mine: Mapping[int, DecodingRow] = {row.k: row for row in rows if row.batch == smallest and row.k > 1}
+    shared = [k for k in sorted(mine) if k in published.by_k]
+    if not shared:
+        return None
+    body = [
+        [
+            f"k = {k}",
+            decimal(published.by_k[k][0], 2),
+            decimal(mine[k].tokens_per_forward, 2),
+            times(published.by_k[k][1]),
+            times(mine[k].speedup),
+            decimal(published.by_k[k][0] / published.by_k[k][1], 2),
+            decimal(mine[k].r, 2),
+        ]
+        for k in shared
+    ]
+    return tag(
+        "div",
+        tag("h4", f"Beside the paper's {published.table}"),
+        table(
+            ["", "Tokens per forward, paper", "here", "Speed-up, paper", "here", "Step cost, paper", "here"],
+            body,
+        ),
+        paragraph(
+            f"Paper: {published.model}, {published.setting}, on GPUs; its step cost is tokens per forward over "
+            f"speed-up. Here: batch {smallest}. Comparable: what is counted, and that the output stays the same. Not "
+            f"comparable: a 7B model's drafts are accepted more often than a small one's, and there each extra head "
+            f"is a small part of the step while here it is a large one.",
+            class_="caption",
+        ),
+    )
+
+
+def samples(facts: Facts) -> Markup | None:
+    """Generated text, what one forward emitted in one colour."""
+    figures = []
+    for n, items in facts.samples.items():
+        for item in list(items)[:SHOWN_SAMPLES]:
+            figures.append(
+                tag("figure", tag("figcaption", _caption(n, item)), tag("pre", *_runs(item)), class_="sample")
+            )
+    if not figures:
+        return None
+    return section(
+        "samples",
+        "What one forward emits",
+        paragraph(
+            "Grey: the prompt. Each coloured stretch came out of a single forward pass: drafted tokens that were "
+            "accepted, and one more. Plain text was emitted one token at a time."
+        ),
+        *figures,
+    )
+
+
+def _caption(n: int, item: Mapping[str, Any]) -> str:
+    runs = [_run(run) for run in item["runs"]]
+    counts = [count for _, count in runs if count is not None]
+    if not counts:
+        return f"n = {n}: {len(runs)} forwards"
+    return f"n = {n}: {sum(counts)} tokens in {len(counts)} forwards"
+
+
+def _runs(item: Mapping[str, Any]) -> Iterable[Markup]:
+    yield tag("span", item["prompt"], class_="prompt")
+    coloured = 0
+    for text, count in map(_run, item["runs"]):
+        if count == 1:
+            yield tag("span", text)
+            continue
+        coloured += 1
+        title = f"{count} tokens in one forward" if count else None
+        yield tag("span", text, class_=f"run r{coloured % 3}", title=title)
+
+
+def _run(run: Any) -> tuple[str, int | None]:
+    """(text, tokens) of a run; tokens is None where the benchmark kept the text alone."""
+    if isinstance(run, str):
+        return run, None
+    return str(run["text"]), int(run["tokens"])

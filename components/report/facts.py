@@ -1,0 +1,215 @@
+"""Everything the page says, gathered from artifacts and from how they came about. Reads files, writes none."""
+
+import datetime
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import Checkpoint, DecodingBenchmark, DecodingRow, Evaluation
+from components.report.config import ReportConfig
+
+PACKAGES = ("headstart", "torch", "ray", "mlflow", "pyarrow", "sentencepiece")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage as it ran, before this page."""
+
+    name: str
+    title: str
+    inputs: tuple[str, ...]
+    reused: bool
+    seconds: float
+    config: Any
+    artifact: Mapping[str, Any]
+    machine: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with what was measured of it."""
+
+    checkpoint: Checkpoint
+    evaluation: Evaluation | None
+    shape: Mapping[str, Any]
+    """Its model.json."""
+    history: tuple[Mapping[str, float], ...]
+    """Its metrics.jsonl."""
+    completions: tuple[Mapping[str, Any], ...]
+    """Its completions.jsonl."""
+
+    @property
+    def n(self) -> int:
+        return self.checkpoint.n_future_tokens
+
+    @property
+    def replicated(self) -> bool:
+        return self.shape.get("arrangement") == "replicated"
+
+    @property
+    def name(self) -> str:
+        """`n = 4`, or `4 → 1` for a fine-tuned model."""
+        before = self.checkpoint.n_pretrained
+        return f"n = {self.n}" if before is None else f"{before} → {self.n}"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All there is to tell."""
+
+    config: ReportConfig
+    pretrained: tuple[Model, ...]
+    """By n, the fewest heads first."""
+    finetuned: tuple[Model, ...]
+    benchmarks: tuple[DecodingBenchmark, ...]
+    samples: Mapping[int, tuple[Mapping[str, Any], ...]]
+    """samples.json of every benchmark, by n."""
+    steps: tuple[Step, ...]
+    seconds: float
+    """From the start of the invocation to this page."""
+    when: str
+    commit: str | None
+    versions: Mapping[str, str]
+    platform: str
+
+    @property
+    def baseline(self) -> Model | None:
+        """The next-token model, when there is one."""
+        return next((model for model in self.pretrained if model.n == 1), None)
+
+    @property
+    def machine(self) -> str:
+        """Where the measuring or else the last stage ran."""
+        return next((step.machine for step in reversed(self.steps) if step.machine), self.platform)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the trainings that made the pretrained models."""
+        found = {seed for step in self.steps if _is_pretraining(step) for seed in _values(step.config, "seed")}
+        return tuple(sorted(found))
+
+    def artifact(self, *fields: str) -> Mapping[str, Any] | None:
+        """The record of the first stage whose artifact has these fields (stages may be named as one likes)."""
+        return next((step.artifact for step in self.steps if all(f in step.artifact for f in fields)), None)
+
+    @property
+    def corpus(self) -> Mapping[str, Any] | None:
+        return self.artifact("documents", "text_bytes", "dropped")
+
+    @property
+    def tokenizer(self) -> Mapping[str, Any] | None:
+        return self.artifact("bytes_per_token", "round_trip_failures")
+
+    @property
+    def shards(self) -> Mapping[str, Any] | None:
+        return self.artifact("tokens", "documents", "vocabulary_size")
+
+    @property
+    def pairs(self) -> Mapping[str, Any] | None:
+        return self.artifact("pairs")
+
+    def best_row(self, n: int) -> DecodingRow | None:
+        """The fastest self-speculative arm of the model at the smallest batch measured."""
+        rows = [row for b in self.benchmarks for row in b.rows if row.n_future_tokens == n and row.k > 1]
+        smallest = min((row.batch for row in rows), default=0)
+        return max((row for row in rows if row.batch == smallest), key=lambda row: row.speedup, default=None)
+
+
+def gather(
+    config: ReportConfig,
+    checkpoints: Sequence[Checkpoint],
+    evaluations: Sequence[Evaluation],
+    benchmarks: Sequence[DecodingBenchmark],
+    steps: Sequence[Step],
+    seconds: float,
+    now: float,
+) -> Facts:
+    """Match every model with its evaluation, by the heads it was pretrained and fine-tuned with and by order."""
+    left = list(evaluations)
+    models = []
+    for checkpoint in checkpoints:
+        key = (checkpoint.n_pretrained, checkpoint.n_future_tokens)
+        mine = next((e for e in left if (e.n_pretrained, e.n_future_tokens) == key), None)
+        if mine is not None:
+            left.remove(mine)
+        models.append(
+            Model(
+                checkpoint,
+                mine,
+                _json(checkpoint.path / "model.json", {}),
+                tuple(_json_lines(checkpoint.path / "metrics.jsonl")),
+                tuple(_json_lines(mine.path / "completions.jsonl")) if mine else (),
+            )
+        )
+    return Facts(
+        config=config,
+        pretrained=tuple(sorted((m for m in models if m.checkpoint.n_pretrained is None), key=lambda m: m.n)),
+        finetuned=tuple(m for m in models if m.checkpoint.n_pretrained is not None),
+        benchmarks=tuple(sorted(benchmarks, key=lambda benchmark: benchmark.n_future_tokens)),
+        samples={b.n_future_tokens: tuple(_json(b.path / "samples.json", [])) for b in benchmarks},
+        steps=tuple(steps),
+        seconds=seconds,
+        when=datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        commit=_commit(),
+        versions=dict(_versions()),
+        platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    )
+
+
+def known(value: float | None) -> float | None:
+    """The value, or None for what was not measured (None or not a number)."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_pretraining(step: Step) -> bool:
+    return "training_flops" in step.artifact and step.artifact.get("n_pretrained") is None
+
+
+def _values(config: Any, field: str) -> Iterator[Any]:
+    """Every value of a field anywhere in a config."""
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name == field:
+                yield value
+            else:
+                yield from _values(value, field)
+
+
+def _json(path: Path, default: Any) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+
+
+def _json_lines(path: Path) -> Iterator[Any]:
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            yield json.loads(line)
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for package in PACKAGES:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:  # run from a checkout that is not installed
+            continue
+
+
+def _commit() -> str | None:
+    """The commit of the code that wrote this page, `+` where files were changed since; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        result = subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, timeout=10, check=True
+        )
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,154 @@
+"""The parts of the page on where things come from: the paper's findings beside ours, the data, and how to repeat it."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from components.artifacts import SPLITS
+from components.report import paper
+from components.report.facts import Facts
+from components.report.markup import (
+    Markup,
+    decimal,
+    duration,
+    paragraph,
+    percent,
+    section,
+    size,
+    table,
+    tag,
+    times,
+    whole,
+)
+
+
+def beside_the_paper(facts: Facts) -> Markup | None:
+    """The paper's findings on quality and cost, ours, and whether the two compare."""
+    cards = list(_cards(facts))
+    if not cards:
+        return None
+    return section(
+        "paper",
+        "Beside the paper",
+        *(
+            tag(
+                "div",
+                tag("h4", name),
+                facts_list({"Paper": theirs, "Here": ours, "Comparable": word}),
+            )
+            for name, theirs, ours, word in cards
+        ),
+        paragraph(
+            "Gloeckle, Badr Youbi Idrissi, Rozière, Lopez-Paz, Synnaeve: Better & Faster Large Language Models via "
+            "Multi-token Prediction, 2024, arXiv 2404.19737. Its decoding figures stand with ours above.",
+            class_="caption",
+        ),
+    )
+
+
+def _cards(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
+    base = facts.baseline
+    others = [model for model in facts.pretrained if model is not base]
+    if base is None or not others:
+        return
+    on_bytes = (facts.tokenizer or {}).get("kind") == "bytes"
+    bits = [f"{m.name} {decimal(m.evaluation.bits_per_byte, 4)}" for m in facts.pretrained if m.evaluation]
+    if len(bits) > 1:
+        yield (
+            "Quality at equal cost",
+            paper.QUALITY_BYTES if on_bytes else paper.QUALITY_TOKENS,
+            f"Bits per byte: {', '.join(bits)}.",
+            "The direction alone. Loss is not pass@k, and these models and their data are smaller by orders of "
+            "magnitude.",
+        )
+    checkpoint = base.checkpoint
+    if checkpoint.training_seconds and checkpoint.training_flops:
+        costs = (
+            f"{m.name} takes {times(m.checkpoint.training_seconds / checkpoint.training_seconds)} the time and "
+            f"{times(m.checkpoint.training_flops / checkpoint.training_flops)} the FLOPs of {base.name}"
+            for m in others
+        )
+        yield (
+            "What training costs",
+            paper.COST,
+            f"{'; '.join(costs)}.",
+            "Not in size. Every head passes through the unembedding, which is a large part of a small model and "
+            "next to nothing of a large one.",
+        )
+
+
+def data(facts: Facts) -> Markup | None:
+    """Corpus, tokenizer and shards in numbers."""
+    corpus, tokenizer, shards = facts.corpus, facts.tokenizer, facts.shards
+    if corpus is None:
+        return None
+    rows = [
+        [
+            split,
+            whole(corpus["documents"].get(split, 0)),
+            size(corpus["text_bytes"].get(split, 0)),
+            whole(shards["tokens"].get(split, 0)) if shards else "",
+        ]
+        for split in SPLITS
+    ]
+    listed: dict[str, str] = {}
+    if tokenizer:
+        tried, failed = tokenizer["round_trip_documents"], tokenizer["round_trip_failures"]
+        listed["Tokenizer"] = f"{tokenizer['kind']}, {whole(tokenizer['vocabulary_size'])} symbols"
+        listed["Bytes per token"] = f"{decimal(tokenizer['bytes_per_token'], 3)} on the validation split"
+        listed["Round trip"] = (
+            f"all {whole(tried)} validation documents come back exactly"
+            if not failed
+            else f"{whole(failed)} of {whole(tried)} validation documents do NOT come back exactly"
+        )
+    if facts.pairs:
+        pairs = (f"{whole(facts.pairs['pairs'].get(split, 0))} {split}" for split in SPLITS)
+        listed["Fine-tuning pairs"] = ", ".join(pairs)
+    return section(
+        "data",
+        "The data",
+        table(["Split", "Documents", "Text", "Tokens"], rows),
+        facts_list(listed),
+        _dropped(corpus["dropped"]),
+    )
+
+
+def _dropped(dropped: Mapping[str, int]) -> Markup:
+    total = sum(dropped.values())
+    if not total:
+        return paragraph("No document was left out.")
+    reasons = sorted(dropped.items(), key=lambda item: -item[1])
+    return tag(
+        "div",
+        tag("h4", f"Left out: {whole(total)} documents"),
+        table(
+            ["Reason", "Documents", "Share"],
+            [[reason.replace("_", " "), whole(count), percent(count / total)] for reason, count in reasons],
+        ),
+    )
+
+
+def again(facts: Facts) -> Markup:
+    """The command that makes this page again, and what made it."""
+    command = ["python", "pipelines/full.py", f"conf={facts.config.recipe}", *facts.config.overrides]
+    listed = {
+        "Machine": facts.machine,
+        "System": facts.platform,
+        "Took": f"{duration(facts.seconds)} from command to page; "
+        f"{duration(sum(step.seconds for step in facts.steps))} in stages, reused ones counted as when they ran",
+        "Seed": ", ".join(map(str, facts.seeds)),
+        "Code": facts.commit or "",
+        "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+        "Numbers": "results.json beside this page, in full precision",
+    }
+    return section(
+        "again",
+        "Make it again",
+        tag("pre", shlex.join(command), class_="command"),
+        facts_list({name: value for name, value in listed.items() if value}),
+    )
+
+
+def facts_list(listed: Mapping[str, Any]) -> Markup:
+    """Names and what there is to say of each."""
+    return tag("dl", *(part for name, value in listed.items() for part in (tag("dt", name), tag("dd", str(value)))))

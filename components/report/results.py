@@ -1,0 +1,103 @@
+"""`results.json`: every number of the page in full precision, for programs."""
+
+import dataclasses
+from typing import Any
+
+from components.artifacts import CompletionScore
+from components.report.facts import Facts, Model, known
+
+
+def results(facts: Facts) -> dict[str, Any]:
+    """All results as JSON values; what was not measured is null, never NaN."""
+    return {
+        "recipe": facts.config.recipe,
+        "overrides": list(facts.config.overrides),
+        "seconds": facts.seconds,
+        "seconds_of_stages": {step.name: step.seconds for step in facts.steps},
+        "reused_stages": [step.name for step in facts.steps if step.reused],
+        "when": facts.when,
+        "seeds": list(facts.seeds),
+        "commit": facts.commit,
+        "machine": facts.machine,
+        "platform": facts.platform,
+        "versions": dict(facts.versions),
+        "corpus": _without_place(facts.corpus),
+        "tokenizer": _without_place(facts.tokenizer),
+        "shards": _without_place(facts.shards),
+        "pairs": _without_place(facts.pairs),
+        "models": [_model(model) for model in facts.pretrained],
+        "finetuned": [_finetuned(model) for model in facts.finetuned],
+        "decoding": [
+            {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
+            for benchmark in facts.benchmarks
+            for row in benchmark.rows
+        ],
+    }
+
+
+def headline(facts: Facts) -> dict[str, float]:
+    """The few numbers worth a line in the terminal and a column in MLflow."""
+    numbers: dict[str, float | None] = {}
+    for model in facts.pretrained:
+        evaluation = model.evaluation
+        if evaluation is not None:
+            numbers[f"n{model.n}/bits_per_byte"] = evaluation.bits_per_byte
+            if evaluation.line_completion is not None:
+                numbers[f"n{model.n}/line_exact_match"] = evaluation.line_completion.exact_match
+        best = facts.best_row(model.n)
+        if best is not None:
+            numbers[f"n{model.n}/speedup"] = best.speedup
+            numbers[f"n{model.n}/tokens_per_forward"] = best.tokens_per_forward
+    return {name: value for name, number in numbers.items() if (value := known(number)) is not None}
+
+
+def _model(model: Model) -> dict[str, Any]:
+    checkpoint, evaluation = model.checkpoint, model.evaluation
+    return {
+        "n_future_tokens": model.n,
+        "arrangement": model.shape.get("arrangement"),
+        "parameters": checkpoint.parameters,
+        "steps": checkpoint.steps,
+        "tokens": checkpoint.tokens,
+        "training_flops": checkpoint.training_flops,
+        "training_seconds": checkpoint.training_seconds,
+        "bits_per_byte": known(evaluation.bits_per_byte) if evaluation else None,
+        "heldout_tokens": evaluation.tokens if evaluation else None,
+        "heads": _heads(model),
+        "line_completion": _completion(evaluation.line_completion) if evaluation else None,
+    }
+
+
+def _finetuned(model: Model) -> dict[str, Any]:
+    checkpoint, evaluation = model.checkpoint, model.evaluation
+    body = evaluation.body_completion if evaluation else None
+    return {
+        "n_pretrained": checkpoint.n_pretrained,
+        "n_future_tokens": model.n,
+        "loss": known(evaluation.heads[0].loss) if evaluation else None,
+        "edit_similarity": known(body.edit_similarity) if body else None,
+        "exact_match": known(body.exact_match) if body else None,
+        "items": body.items if body else None,
+        "heads": _heads(model),
+        "steps": checkpoint.steps,
+        "training_seconds": checkpoint.training_seconds,
+    }
+
+
+def _heads(model: Model) -> list[dict[str, float | None]]:
+    heads = model.evaluation.heads if model.evaluation else ()
+    return [{"loss": known(head.loss), "top1": known(head.top1)} for head in heads]
+
+
+def _completion(score: CompletionScore | None) -> dict[str, Any] | None:
+    return {name: _plain(value) for name, value in dataclasses.asdict(score).items()} if score else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return known(value)
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _without_place(artifact: Any) -> Any:
+    return {name: value for name, value in artifact.items() if name != "path"} if artifact else None
