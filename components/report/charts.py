@@ -81,15 +81,22 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     parts.append(tag("defs", tag("clipPath", clip, id=frame)))
     drawn = [_draw(line, at, axes) for line in series]
     parts.append(tag("g", *drawn, clip_path=f"url(#{frame})"))
-    wanted = [at(*line.points[-1])[1] for line in series]
-    for line, wish, py in zip(series, wanted, spread_out(wanted, TOP, bottom), strict=True):
-        px, _ = at(*line.points[-1])
-        if abs(py - wish) > 2 or px < right - 1:
-            parts.append(
-                tag("path", d=f"M{px + 5:.1f},{wish:.1f}L{right + 6:.1f},{py:.1f}", class_="leader", stroke=line.colour)
-            )
-        parts.append(tag("text", line.label, x=right + 9, y=py + 4, fill=line.colour, class_="label"))
+    ending_here = [line for line in series if line.points[-1][0] == x_high and len(line.points) > 1]
+    wanted = [at(*line.points[-1])[1] for line in ending_here]
+    for line, wish, py in zip(ending_here, wanted, spread_out(wanted, TOP, bottom), strict=True):
+        if abs(py - wish) > 2:
+            leader = f"M{right + 3:.1f},{wish:.1f}L{right + 8:.1f},{py:.1f}"
+            parts.append(tag("path", d=leader, class_="leader", stroke=line.colour))
+        parts.append(_label(line, right + 9, py + 4))
+    for line in series:
+        if line not in ending_here:  # labelled where it ends
+            px, py = at(*line.points[-1])
+            parts.append(_label(line, px + 8, py + (-6 if py < (TOP + bottom) / 2 else 15)))
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=name.replace("-", " "))
+
+
+def _label(line: Series, x: float, y: float) -> Markup:
+    return tag("text", line.label, x=x, y=y, style=f"fill:{line.colour}", class_="label")
 
 
 def _draw(line: Series, at: Place, axes: Axes) -> Markup:
@@ -136,7 +143,7 @@ def spread_out(wanted: Sequence[float], low: float, high: float, gap: float = LI
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    room = (high - low) * 0.06 or 0.5
+    room = (high - low) * 0.08 or 0.5
     return low - room, high + room
 
 

@@ -22,6 +22,7 @@ from components.report.markup import (
 from components.report.training_sections import colour
 
 SHOWN_SAMPLES = 3
+"""Over all models, but at least one of each."""
 
 
 def decoding(facts: Facts) -> Markup | None:
@@ -59,7 +60,7 @@ def _block(facts: Facts, benchmark: DecodingBenchmark) -> Markup:
         Series("paper, 7B", [(k, pair[0]) for k, pair in beside], "var(--muted)", 0.8, True),
     ]
     forward = [series for series in forward if len(series.points) > 1]
-    widest = max((row for row in first if row.acceptance), key=lambda row: row.k, default=None)
+    widest = max((row for row in first if len(row.acceptance) > 1), key=lambda row: row.k, default=None)
     x_ticks = [k for k in ks if max(ks) <= 10 or k == 1 or k % 4 == 0]
     figures = [
         (
@@ -79,9 +80,13 @@ def _block(facts: Facts, benchmark: DecodingBenchmark) -> Markup:
     return tag(
         "div",
         tag("h3", f"n = {n}"),
-        tag("div", *(tag("figure", tag("figcaption", name), chart) for name, chart in figures), class_="figures"),
+        tag(
+            "div",
+            *(tag("figure", tag("figcaption", name), chart) for name, chart in figures),
+            paragraph(_explain(rows), class_="caption"),
+            class_="figures",
+        ),
         _table(rows),
-        paragraph(_explain(rows), class_="caption"),
         _beside_the_paper(rows, published),
     )
 
@@ -198,7 +203,7 @@ def samples(facts: Facts) -> Markup | None:
     """Generated text, what one forward emitted in one colour."""
     figures = []
     for n, items in facts.samples.items():
-        for item in list(items)[:SHOWN_SAMPLES]:
+        for item in list(items)[: max(1, SHOWN_SAMPLES // len(facts.samples))]:
             figures.append(
                 tag("figure", tag("figcaption", _caption(n, item)), tag("pre", *_runs(item)), class_="sample")
             )

@@ -54,9 +54,9 @@ class Model:
 
     @property
     def name(self) -> str:
-        """`n = 4`, or `4 → 1` for a fine-tuned model."""
+        """`n = 4`, or `4 → 1` for a fine-tuned model; its spaces do not break."""
         before = self.checkpoint.n_pretrained
-        return f"n = {self.n}" if before is None else f"{before} → {self.n}"
+        return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{self.n}" if before is None else f"{before} → {self.n}"
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,11 @@ def _findings(facts: Facts) -> Iterator[str]:
     """The findings as sentences, each from its numbers."""
     first = facts.pretrained[0]
     corpus = facts.corpus
-    of = f" of {size(sum(corpus['text_bytes'].values()))} of text" if corpus else ""
+    of = f" from {size(sum(corpus['text_bytes'].values()))} of text" if corpus else ""
     count = len(facts.pretrained)
+    models = ("One model", "Two models", "Three models")[count - 1] if count <= 3 else f"{count} models"
     yield (
-        f"{'One model' if count == 1 else f'{count} models'} of {scaled(first.checkpoint.parameters)} parameters, "
+        f"{models} of {scaled(first.checkpoint.parameters)} parameters, "
         f"trained on {scaled(first.checkpoint.tokens)} tokens{of}."
     )
     base = facts.baseline
@@ -120,7 +121,7 @@ def _tiles(facts: Facts) -> Iterator[Markup]:
         spread = f"{decimal(best.speedup_low, 2)} to {decimal(best.speedup_high, 2)} over repeats"
         yield _tile(
             times(best.speedup),
-            "faster decoding" + (", lossless" if best.lossless else ", NOT lossless"),
+            "decoding speed-up" + (", lossless" if best.lossless else ", NOT lossless"),
             f"{where}; {spread}",
         )
         heldout = known(best.tokens_per_forward_heldout)

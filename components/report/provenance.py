@@ -39,7 +39,7 @@ def beside_the_paper(facts: Facts) -> Markup | None:
             for name, theirs, ours, word in cards
         ),
         paragraph(
-            "Gloeckle, Badr Youbi Idrissi, Rozière, Lopez-Paz, Synnaeve: Better & Faster Large Language Models via "
+            "Gloeckle, Youbi Idrissi, Rozière, Lopez-Paz, Synnaeve: Better & Faster Large Language Models via "
             "Multi-token Prediction, 2024, arXiv 2404.19737. Its decoding figures stand with ours above.",
             class_="caption",
         ),
@@ -52,10 +52,10 @@ def _cards(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
     if base is None or not others:
         return
     on_bytes = (facts.tokenizer or {}).get("kind") == "bytes"
-    bits = [f"{m.name} {decimal(m.evaluation.bits_per_byte, 4)}" for m in facts.pretrained if m.evaluation]
+    bits = [f"{decimal(m.evaluation.bits_per_byte, 4)} with {m.name}" for m in facts.pretrained if m.evaluation]
     if len(bits) > 1:
         yield (
-            "Quality at equal cost",
+            "Quality",
             paper.QUALITY_BYTES if on_bytes else paper.QUALITY_TOKENS,
             f"Bits per byte: {', '.join(bits)}.",
             "The direction alone. Loss is not pass@k, and these models and their data are smaller by orders of "

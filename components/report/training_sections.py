@@ -53,7 +53,9 @@ def comparison(facts: Facts) -> Markup:
             mine, theirs = known(value(model)), known(value(base))
             beside = None
             if model is not base and mine is not None and theirs is not None:
-                difference = show(mine - theirs, digits)
+                difference = (
+                    f"{decimal(100 * (mine - theirs), digits)} points" if share else decimal(mine - theirs, digits)
+                )
                 beside = note(difference if difference.startswith("−") else f"+{difference}")
             return join((show(mine, digits), beside), " ")
 
@@ -87,7 +89,7 @@ def comparison(facts: Facts) -> Markup:
         error = math.sqrt(items.exact_match * (1 - items.exact_match) / items.items)
         words.append(
             f"Lines: {items.items} code lines cut after their beginning, completed greedily; the standard error of an "
-            f"exact-match share is about {percent(error)}."
+            f"exact-match share is about {decimal(100 * error, 1)} points."
         )
     words.append(seeds(facts))
     return section(
@@ -107,7 +109,8 @@ def seeds(facts: Facts) -> str:
 
 
 def _versus(models: Sequence[Model]) -> str:
-    return " and ".join(model.name for model in models) if len(models) < 4 else f"{len(models)} models"
+    names = [model.name for model in models]
+    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
 
 
 def _difference(model: Model, base: Model) -> Markup | None:
@@ -260,15 +263,10 @@ def completions(facts: Facts) -> Markup | None:
     figures = []
     for name in ids[:: max(1, len(ids) // SHOWN_COMPLETIONS)][:SHOWN_COMPLETIONS]:
         item = by_model[0][1][name]
-        written = [("true", item["truth"])] + [(m.name, items[name]["generated"]) for m, items in by_model]
-        lines = [
-            tag(
-                "div",
-                tag("span", who, class_="who"),
-                tag("code", text or " ", class_="same" if text == item["truth"] else None),
-            )
-            for who, text in written
-        ]
+        lines = [_written("true", item["truth"], None)]
+        for model, items in by_model:
+            made = items[name]["generated"]
+            lines.append(_written(model.name, made, "same" if made == item["truth"] else None))
         before = "\n".join(item["prompt"].split("\n")[-3:])
         figures.append(tag("figure", tag("pre", before, tag("span", "▏", class_="cut")), *lines, class_="completion"))
     return section(
@@ -279,3 +277,7 @@ def completions(facts: Facts) -> Markup | None:
             f"{len(figures)} of {len(ids)} lines, taken at equal distances in the list, not chosen.", class_="caption"
         ),
     )
+
+
+def _written(who: str, text: str, class_: str | None) -> Markup:
+    return tag("div", tag("span", who, class_="who"), tag("code", text or " ", class_=class_))
