@@ -1,0 +1,60 @@
+"""What tests of several rooms share."""
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.artifacts import Corpus
+from components.flow.cluster import environment
+
+# must stand in the environment before anything imports Ray
+for _name, _value in environment(True).items():
+    os.environ.setdefault(_name, _value)
+os.environ.pop("RAY_ADDRESS", None)
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """One Ray for all tests that need it: two cores, loopback, silent."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=256 << 20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def python_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with real code: the modules and small packages of the standard library that begin with a to d."""
+    stdlib = Path(sysconfig.get_path("stdlib"))
+    folder = tmp_path_factory.mktemp("sources")
+    for path in sorted(stdlib.glob("[a-d]*")):
+        if path.suffix == ".py":
+            shutil.copy(path, folder / path.name)
+        elif path.name in ("asyncio", "collections", "concurrent", "ctypes", "curses", "dbm"):
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", "test*"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_corpus(python_sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A corpus of about 2 MB of real code, made without Ray."""
+    from components.corpus.blocks import in_process
+    from components.corpus.collect import collect_corpus
+    from components.corpus.config import CorpusConfig
+
+    directory = tmp_path_factory.mktemp("corpus")
+    config = CorpusConfig(source="files", path=str(python_sources))
+    result = collect_corpus(config, directory, in_process, lambda done, total, text: None)
+    return Corpus(directory, result.digest, result.documents, result.text_bytes, result.dropped)
