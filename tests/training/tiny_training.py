@@ -1,0 +1,100 @@
+"""A small corpus laid out as shards and pairs, and trainings on it; also run as a program, to be killed.
+
+python tiny_training.py DIRECTORY KILL_AT_STEP
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from components.artifacts import Pairs, Shards
+from components.flow.stage_run import StageRun
+from components.model.config import ModelConfig
+from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
+
+VOCABULARY = 258
+CONFIG = PretrainConfig(
+    ModelConfig(dim=32, layers=4, n_attention_heads=4, vocabulary_size=VOCABULARY, n_future_tokens=2),
+    TrainingConfig(steps=20, batch_tokens=256, context_length=32, warmup_steps=4, learning_rate=5e-3),
+)
+FINETUNE = FinetuneConfig(n_future_tokens=1, steps=6, batch_tokens=256, context_length=64, warmup_steps=2)
+EXECUTION = TrainingExecution(checkpoint_every=10, log_every=4)
+
+
+def write_shards(directory: Path, n_tokens: int = 6000) -> Shards:
+    """Sums such as `7+12=19;` in two shard files, as `components.shards` lays them out."""
+    draw = random.Random(0)
+    terms = ((draw.randrange(50), draw.randrange(50)) for _ in range(n_tokens))
+    tokens = np.frombuffer("".join(f"{a}+{b}={a + b};" for a, b in terms).encode(), np.uint8)[:n_tokens]
+    shards = []
+    (directory / "train").mkdir(parents=True)
+    for i, part in enumerate(np.array_split(tokens.astype(np.uint16), 2)):
+        path = directory / "train" / f"shard-{i:05d}.arrow"
+        table = pa.table({"tokens": pa.array(part)})
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        file = str(path.relative_to(directory))
+        shards.append(
+            {"file": file, "split": "train", "tokens": len(part), "documents": 1, "sha256": digest}
+            | {"bytes": path.stat().st_size}
+        )
+    counts = {"tokens": {"train": n_tokens}, "documents": {"train": 2}, "text_bytes": {"train": n_tokens}}
+    facts = {"vocabulary_size": VOCABULARY, "bos_id": 256, "eos_id": 257, "dtype": "uint16", "shards": shards}
+    (directory / "shards.json").write_text(json.dumps(counts | facts))
+    (directory / "tokenizer").mkdir()
+    (directory / "tokenizer" / "tokenizer.json").write_text('{"kind": "bytes", "vocabulary_size": 258}')
+    return Shards(directory, "digest", VOCABULARY, counts["tokens"], counts["documents"], counts["text_bytes"])
+
+
+def open_shards(directory: Path) -> Shards:
+    facts = json.loads((directory / "shards.json").read_text())
+    return Shards(directory, "digest", VOCABULARY, facts["tokens"], facts["documents"], facts["text_bytes"])
+
+
+def write_pairs(directory: Path, rows: list[tuple[str, str]]) -> Pairs:
+    directory.mkdir(parents=True)
+    columns = {"id": [str(i) for i in range(len(rows))], "prompt": [p for p, _ in rows]}
+    pq.write_table(pa.table(columns | {"completion": [c for _, c in rows]}), directory / "train.parquet")
+    return Pairs(directory, "digest", {"train": len(rows)})
+
+
+def metrics_of(run: StageRun) -> list[dict[str, float]]:
+    """What was logged, without what a clock or the machine says."""
+    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/"))} for line in lines]
+
+
+def train_and_die(directory: Path, step: int) -> None:
+    """The training of CONFIG on the shards under `directory`, ended by SIGKILL when it asks for a step's data."""
+    from components.training.stage import pretrain
+    from components.training.windows import WindowBatches
+
+    torch.set_num_threads(1)
+    batch = WindowBatches.batch
+
+    def batch_or_death(self: WindowBatches, asked: int):  # noqa: ANN202
+        if asked == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch(self, asked)
+
+    WindowBatches.batch = batch_or_death  # type: ignore[method-assign]
+    pretrain(CONFIG, open_shards(directory / "shards"), StageRun.local(directory / "run", EXECUTION))
+
+
+def with_execution(run: StageRun, **changes: int) -> StageRun:
+    return replace(run, execution=replace(run.execution, **changes))
+
+
+if __name__ == "__main__":
+    train_and_die(Path(sys.argv[1]), int(sys.argv[2]))
