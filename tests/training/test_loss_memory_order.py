@@ -114,7 +114,7 @@ class LogitRows(TorchDispatchMode):
         self.alive = self.most = 0
         self.seen = {p.untyped_storage().data_ptr() for p in model.parameters()}  # a transposed weight is no logits
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN204, ANN001
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and tensor.shape[1] == V:

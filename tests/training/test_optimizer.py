@@ -48,7 +48,7 @@ def test_updates_are_those_of_decoupled_adam() -> None:
     state = TrainState.fresh(model, CONFIG)
     matrix, gain = model.trunk[0].ffn.down.weight, model.trunk[0].ffn_norm.weight
     expected = {p: p.detach().double().clone() for p in (matrix, gain)}
-    mean, square = {p: 0.0 for p in expected}, {p: 0.0 for p in expected}
+    mean, square = dict.fromkeys(expected, 0.0), dict.fromkeys(expected, 0.0)
     for step in range(3):
         window = torch.randint(0, 40, (4, 17), generator=torch.Generator().manual_seed(step))
         train_step(state, window_targets(window, 1), CONFIG, micro_batch_sequences=4)

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_training
 import torch
 from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
 
-import tiny_training
 from components.artifacts import Checkpoint, Shards
 from components.flow.stage_run import StageRun
 from components.training.stage import pretrain
@@ -34,16 +34,23 @@ class Stopped(Exception):
     pass
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Make the data of a step raise, as a full disk or a lost worker would."""
+def pretrain_until(step: int, shards: Shards, run: StageRun) -> None:
+    """Train until the data of a step is asked for; that raises, as an unreadable disk would."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped):
+            pretrain(CONFIG, shards, run)
+
+
+def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
     batch = WindowBatches.batch
 
-    def failing(self: WindowBatches, asked: int):  # noqa: ANN202
+    def failing(self: WindowBatches, asked: int):
         if asked == step:
             raise Stopped
         return batch(self, asked)
 
-    monkeypatch.setattr(WindowBatches, "batch", failing)
+    patch.setattr(WindowBatches, "batch", failing)
 
 
 def test_killed_after_a_checkpoint_it_goes_on_bit_for_bit(
@@ -62,12 +69,10 @@ def test_killed_after_a_checkpoint_it_goes_on_bit_for_bit(
 
 
 def test_stopped_before_the_first_checkpoint_it_starts_anew(
-    shards: Shards, undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shards: Shards, undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path
 ) -> None:
     run = StageRun.local(tmp_path, EXECUTION)
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        stop_at(patched, 6)
-        pretrain(CONFIG, shards, run)
+    pretrain_until(6, shards, run)
     assert pretrain(CONFIG, shards, run).digest == undisturbed[0].digest
     assert metrics_of(run) == metrics_of(undisturbed[1])
 
@@ -101,9 +106,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     damage,
 ) -> None:
     run = StageRun.local(tmp_path, replace(EXECUTION, checkpoint_every=5))
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        stop_at(patched, 13)
-        pretrain(CONFIG, shards, run)
+    pretrain_until(13, shards, run)
     checkpoints = run.work / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000005", "step-000010"]
     damage(checkpoints / "step-000010")
@@ -123,16 +126,15 @@ def test_a_half_written_checkpoint_is_none(
 ) -> None:
     """Killed while writing: the files are there, the rename is not."""
     run = StageRun.local(tmp_path, EXECUTION)
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
-        stop_at(patched, 12)
-        pretrain(CONFIG, shards, run)
-    with monkeypatch.context() as patched, pytest.raises(Stopped):
+    pretrain_until(12, shards, run)
 
-        def fail(self: Path, target: Path) -> None:
-            raise Stopped
+    def fail(self: Path, target: Path) -> None:
+        raise Stopped
 
-        patched.setattr(Path, "rename", fail)
-        pretrain(CONFIG, shards, run)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fail)
+        with pytest.raises(Stopped):
+            pretrain(CONFIG, shards, run)
     names = sorted(path.name for path in (run.work / "checkpoints").iterdir())
     assert names == ["step-000010", "unfinished-step-000020"]
     assert pretrain(CONFIG, shards, run).digest == undisturbed[0].digest
