@@ -21,6 +21,10 @@ from components.artifacts import Pairs, Shards
 from components.flow.stage_run import StageRun
 from components.model.config import ModelConfig
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
+from components.training.loop import Batch
+from components.training.parallel import rank_and_workers
+from components.training.stage import _open_windows, pretrain
+from components.training.windows import WindowBatches
 
 VOCABULARY = 258
 CONFIG = PretrainConfig(
@@ -77,9 +81,6 @@ def metrics_of(run: StageRun) -> list[dict[str, float]]:
 
 def train_and_die(directory: Path, step: int) -> None:
     """The training of CONFIG on the shards under `directory`, ended by SIGKILL when it asks for a step's data."""
-    from components.training.stage import pretrain
-    from components.training.windows import WindowBatches
-
     torch.set_num_threads(1)
     batch = WindowBatches.batch
 
@@ -90,6 +91,21 @@ def train_and_die(directory: Path, step: int) -> None:
 
     WindowBatches.batch = batch_or_death  # type: ignore[method-assign]
     pretrain(CONFIG, open_shards(directory / "shards"), StageRun.local(directory / "run", EXECUTION))
+
+
+def lose_second_worker_once(directory: Path, config: PretrainConfig, step: int, device: torch.device) -> WindowBatches:
+    """The data of `directory`; the worker of rank 1 is killed when it asks for a step's the first time."""
+    batches = _open_windows(directory / "shards", config, device)
+    batch, marker = batches.batch, directory / "killed"
+
+    def batch_or_death(asked: int) -> Batch:
+        if asked == step and rank_and_workers()[0] == 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return batch(asked)
+
+    batches.batch = batch_or_death  # type: ignore[method-assign]
+    return batches
 
 
 def with_execution(run: StageRun, **changes: int) -> StageRun:
