@@ -12,6 +12,7 @@ from components.evaluation.completion import (
     rank,
 )
 from components.tokenizer.codec import Codec
+from components.training.pairs import encode_pairs
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,11 @@ def read_pairs(pairs: Path, split: str, codec: Codec, context_length: int, heads
 
     table = pyarrow.parquet.read_table(pairs / f"{split}.parquet", columns=["id", "prompt", "completion"])
     rows = sorted(table.to_pylist(), key=lambda row: rank(seed, row["id"]))
-    found = []
-    for row in rows:
-        prompt = [codec.bos_id, *codec.encode(row["prompt"])]
-        completion = [*codec.encode(row["completion"]), codec.eos_id]
-        if len(prompt) >= heads and len(prompt) + len(completion) <= context_length:
-            found.append(Pair(row["id"], prompt, completion))
+    found = [
+        Pair(pair.id, list(pair.tokens[: pair.prompt_tokens]), list(pair.tokens[pair.prompt_tokens :]))
+        for pair in encode_pairs(rows, codec)
+        if pair.prompt_tokens >= heads and len(pair.tokens) <= context_length
+    ]
     if not found:
         raise ValueError(
             f"none of the {len(rows)} pairs in {pairs / f'{split}.parquet'} fits into {context_length} tokens "

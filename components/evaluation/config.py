@@ -17,7 +17,7 @@ class EvaluationConfig:
     model was trained with."""
     batch_size: int = 16
     """Windows or sequences per forward when scoring."""
-    line_items: int = 128
+    line_items: int = 256
     """Lines to complete, at most one per document; 0 leaves line completion out."""
     line_context_tokens: int = 192
     """Tokens of the document before the cut that the model sees."""

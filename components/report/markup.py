@@ -125,4 +125,6 @@ def duration(seconds: float) -> str:
 
 
 def _three(value: float) -> str:
-    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
+    """Three figures."""
+    exponent = int(f"{value:.2e}".split("e")[1])
+    return f"{value:.{max(0, 2 - exponent)}f}"

@@ -97,7 +97,7 @@ def data(facts: Facts) -> Markup | None:
         listed["Tokenizer"] = f"{tokenizer['kind']}, {whole(tokenizer['vocabulary_size'])} symbols"
         listed["Bytes per token"] = f"{decimal(tokenizer['bytes_per_token'], 3)} on the validation split"
         listed["Round trip"] = (
-            f"all {whole(tried)} validation documents come back exactly"
+            f"all {whole(tried)} validation documents tried come back exactly"
             if not failed
             else f"{whole(failed)} of {whole(tried)} validation documents do NOT come back exactly"
         )

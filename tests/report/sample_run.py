@@ -1,0 +1,171 @@
+"""Made-up artifacts that look like those of a run, with exactly known numbers. They are no results."""
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import (
+    Checkpoint,
+    CompletionScore,
+    Corpus,
+    DecodingBenchmark,
+    DecodingRow,
+    Evaluation,
+    HeadScore,
+    Pairs,
+    Shards,
+    Tokenizer,
+)
+from components.flow.stage_run import StageRecord, StageRun
+from components.report.config import ReportConfig
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The arguments of write_report."""
+
+    config: ReportConfig
+    checkpoints: tuple[Checkpoint, ...]
+    evaluations: tuple[Evaluation, ...]
+    benchmarks: tuple[DecodingBenchmark, ...]
+    run: StageRun
+
+
+def build_sample(
+    folder: Path,
+    future_tokens: Sequence[int] = (1, 4),
+    finetunes: Sequence[tuple[int, int]] = ((1, 1), (4, 1)),
+    benchmarks: bool = True,
+    arrangement: str = "parallel",
+    text: str = "return left, right",
+    steps: int = 1200,
+) -> Sample:
+    """A whole run in `folder`: checkpoints, evaluations, benchmarks and their lineage."""
+    draw = random.Random(7)
+    replicated = arrangement == "replicated"
+    records: list[StageRecord] = []
+
+    def directory(name: str) -> Path:
+        (folder / name).mkdir(parents=True)
+        return folder / name
+
+    def record(
+        name: str, title: str, inputs: tuple[str, ...], seconds: float, artifact: Any, config: Any = None
+    ) -> None:
+        values = json.loads(json.dumps(dataclasses.asdict(artifact), default=str))
+        reused = name in ("corpus", "tokenizer")
+        records.append(
+            StageRecord(
+                name, title, name, "k", inputs, reused, 0.0, seconds, config or {}, values, "Xeon @ 2.1 GHz, 2 cores"
+            )
+        )
+
+    corpus = Corpus(
+        directory("corpus"), "c", {"train": 1407, "validation": 104, "test": 118},
+        {"train": 27_513_204, "validation": 1_880_412, "test": 2_094_871},
+        {"exact_duplicate": 46, "vendored": 31, "long_line": 22, "not_utf8": 9, "too_short": 121},
+    )  # fmt: skip
+    record("corpus", "corpus", (), 18.3, corpus)
+    kind, symbols = ("bytes", 258) if replicated else ("sentencepiece", 4096)
+    tokenizer = Tokenizer(directory("tokenizer"), "t", kind, symbols, 1.0 if replicated else 2.871, 0, 104)
+    record("tokenizer", "tokenizer", ("corpus",), 9.7, tokenizer)
+    tokens = {split: int(size / tokenizer.bytes_per_token) for split, size in corpus.text_bytes.items()}
+    shards = Shards(directory("shards"), "s", symbols, tokens, corpus.documents, corpus.text_bytes)
+    record("shards", "shards", ("corpus", "tokenizer"), 12.4, shards)
+    made_checkpoints: list[Checkpoint] = []
+    made_evaluations: list[Evaluation] = []
+    made_benchmarks: list[DecodingBenchmark] = []
+
+    def checkpoint(n: int, before: int | None, title: str, inputs: tuple[str, ...]) -> Checkpoint:
+        name = title.replace(" ", "-").replace("→", "to").replace("=", "")
+        path = directory(name)
+        shape = {"layers": 8, "dim": 128, "n_future_tokens": n, "arrangement": arrangement}
+        (path / "model.json").write_text(json.dumps(shape))
+        with (path / "metrics.jsonl").open("w") as file:
+            for step in range(10, steps + 1, 10):
+                row: dict[str, float] = {"step": step, "learning_rate": 1e-3}
+                for head in range(1, n + 1):
+                    floor = 2.1 + 0.62 * math.log(head) + 0.02 * (n > 1)
+                    row[f"loss/head_{head}"] = floor + 5.2 * math.exp(-((step / 70) ** 0.6)) + draw.gauss(0, 0.05)
+                file.write(json.dumps(row) + "\n")
+        parameters = 2_104_448 + (n - 1) * 33_024 * replicated
+        flops = (1 + 0.21 * (n - 1)) * 3.71e13
+        made = Checkpoint(path, name, n, parameters, steps, steps * 4096, flops, 71.52 * (1 + 0.19 * (n - 1)), before)
+        record(name, title, inputs, made.training_seconds + 4, made, {"training": {"seed": 3}})
+        made_checkpoints.append(made)
+        return made
+
+    for n in future_tokens:
+        made = checkpoint(n, None, f"n={n} pretrain", ("shards",))
+        name = made.path.name
+        heads = tuple(HeadScore(2.2 + 0.61 * math.log(h) + 0.031 * (n > 1), 0.52 / h**0.7) for h in range(1, n + 1))
+        path = directory(f"evaluate-n{n}")
+        with (path / "completions.jsonl").open("w") as file:
+            for i in range(12):
+                truth = f"{text} + {i}"
+                item = {
+                    "id": f"pkg/module_{i}.py:{i}", "prompt": f"def function_{i}(left, right):\n    # {text}\n    ",
+                    "truth": truth, "generated": truth if (i + n) % 3 == 0 else f"return self._{i}", "similarity": 0.5,
+                }  # fmt: skip
+                file.write(json.dumps(item) + "\n")
+        lines = CompletionScore(0.1328125 - 0.008 * (n > 1), 0.41234 - 0.011 * (n > 1), 128)
+        evaluation = Evaluation(path, f"e{n}", n, heads, 65536, 1.1051 + 0.0156 * (n > 1), lines)
+        record(f"evaluate-n{n}", f"n={n} evaluate", (name, "shards", "corpus"), 14.9, evaluation)
+        made_evaluations.append(evaluation)
+        if n > 1 and benchmarks:
+            made_benchmarks.append(_benchmark(directory(f"decode-n{n}"), n, text))
+            record(f"decode-n{n}", f"n={n} decode", (name, "shards"), 41.0, made_benchmarks[-1])
+    if finetunes:
+        pairs = Pairs(directory("pairs"), "p", {"train": 4211, "validation": 301, "test": 322})
+        record("pairs", "pairs", ("corpus",), 3.1, pairs)
+        for before, n in finetunes:
+            made = checkpoint(n, before, f"n={before}→{n} finetune", (f"n{before}-pretrain", "pairs"))
+            path = directory(f"evaluate-n{before}to{n}")
+            heads = tuple(HeadScore(1.9 + 0.3 * h - 0.012 * before, 0.55) for h in range(n))
+            body = CompletionScore(0.0208, 0.3121 + 0.004 * before, 48)
+            evaluation = Evaluation(path, f"f{before}{n}", n, heads, 12431, 0.98, None, before, body)
+            record(path.name, f"n={before}→{n} evaluate", (made.path.name, "pairs"), 9.0, evaluation)
+            made_evaluations.append(evaluation)
+    run = dataclasses.replace(StageRun.local(folder / "report"), lineage=tuple(records))
+    run = dataclasses.replace(run, run_started=run.run_started - 431.7)
+    return Sample(
+        ReportConfig("bytes" if replicated else "demo"),
+        tuple(made_checkpoints),
+        tuple(made_evaluations),
+        tuple(made_benchmarks),
+        run,
+    )
+
+
+def _benchmark(path: Path, n: int, text: str) -> DecodingBenchmark:
+    rows = []
+    for batch in (1, 4):
+        for k in range(1, n + 1):
+            acceptance = tuple(0.61 * 0.66**j for j in range(k - 1))
+            speedup = 1.0 if k == 1 else (1 + sum(acceptance)) / (1.05 + 0.11 * k + 0.05 * batch)
+            rows.append(
+                DecodingRow(
+                    n,
+                    k,
+                    batch,
+                    "float32",
+                    1 + sum(acceptance),
+                    1 + 0.83 * sum(acceptance),
+                    0.3127,
+                    1.0 if k == 1 else 1.05 + 0.11 * k,
+                    speedup,
+                    speedup * 0.97,
+                    speedup * 1.02,
+                    410.25 * speedup * batch**0.7,
+                    acceptance,
+                    True,
+                )
+            )
+    runs = [{"text": t, "tokens": c} for t, c in [(text[:7], 3), (text[7:], 1), (":\n        ", 4), ("x = 1", 2)]]
+    (path / "samples.json").write_text(json.dumps([{"prompt": "def quick(\n", "runs": runs * 6}] * 3))
+    return DecodingBenchmark(path, f"b{n}", n, tuple(rows))

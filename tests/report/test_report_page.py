@@ -1,0 +1,199 @@
+"""The page: well formed, from nothing outside itself, escaped, and its numbers the artifacts'."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import pytest
+from sample_run import Sample
+
+from components.report.charts import spread_out, ticks
+from components.report.facts import Step
+from components.report.lineage import lanes
+from components.report.markup import duration, percent, scaled, scientific, size, tag, times
+from components.report.stage import write_report
+
+VARIANTS = {
+    "demo": {},
+    "one model alone": {"future_tokens": (1,), "finetunes": ()},
+    "bytes, replicated": {"future_tokens": (1, 8), "arrangement": "replicated", "finetunes": ()},
+    "three n": {"future_tokens": (1, 2, 4), "finetunes": ((1, 1), (4, 4), (4, 1))},
+    "many heads": {"future_tokens": (1, 32), "arrangement": "replicated", "finetunes": ()},
+    "no next-token model": {"future_tokens": (2,), "finetunes": ((2, 2),)},
+    "no benchmark": {"benchmarks": False},
+    "one logged step": {"steps": 10},
+}
+
+
+def _page(sample: Sample) -> str:
+    report = write_report(sample.config, sample.checkpoints, sample.evaluations, sample.benchmarks, sample.run)
+    return (report.path / "index.html").read_text()
+
+
+class Outline(HTMLParser):
+    """Checks that elements nest, and collects text, ids and what would be fetched."""
+
+    VOID = ("meta", "br", "hr")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.ids: list[str] = []
+        self.fetched: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.note(tag, attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.note(tag, attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text.append(data)
+
+    def note(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "link", "img", "iframe", "object")
+        self.fetched += [(k, v) for k, v in attrs if k in ("src", "href", "xlink:href", "data") or k.startswith("on")]
+        self.ids += [v for k, v in attrs if k == "id" and v]
+
+
+def _outline(html: str) -> Outline:
+    outline = Outline()
+    outline.feed(html)
+    outline.close()
+    assert outline.open == []
+    return outline
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS.keys())
+def test_every_kind_of_run_makes_a_well_formed_page_of_its_own(
+    options: dict[str, object], sample: Callable[..., Sample]
+) -> None:
+    html = _page(sample(**options))
+    outline = _outline(html)
+    assert outline.fetched == []
+    assert not re.search(r"url\((?!#)|@import|https?://|//cdn", html)
+    assert len(set(outline.ids)) == len(outline.ids)
+    for reference in re.findall(r"url\(#([^)]+)\)", html):
+        assert reference in outline.ids
+    assert "None" not in "".join(outline.text)
+    assert "nan" not in re.findall(r"[a-z]+", "".join(outline.text).lower())
+
+
+@pytest.mark.parametrize("options", [{}, VARIANTS["three n"]])
+def test_numbers_on_the_page_are_those_of_the_artifacts(
+    options: dict[str, object], sample: Callable[..., Sample]
+) -> None:
+    made = sample(**options)
+    text = " ".join(_outline(_page(made)).text)
+    for checkpoint in made.checkpoints:
+        if checkpoint.n_pretrained is None:
+            assert f"{checkpoint.parameters:,}" in text
+            assert scientific(checkpoint.training_flops) in text
+            assert f"{checkpoint.tokens:,}" in text
+    for evaluation in made.evaluations:
+        assert f"{evaluation.heads[0].loss:.4f}" in text
+        if evaluation.line_completion:
+            assert f"{evaluation.bits_per_byte:.4f}" in text
+            assert percent(evaluation.line_completion.exact_match) in text
+            for head in evaluation.heads:
+                assert f"{head.loss:.4f}" in text
+                assert percent(head.top1) in text
+        if evaluation.body_completion:
+            assert f"{evaluation.body_completion.edit_similarity:.3f}" in text
+    for row in (row for benchmark in made.benchmarks for row in benchmark.rows if row.k > 1):
+        assert times(row.speedup) in text
+        assert f"{row.speedup_low:.2f} to {row.speedup_high:.2f}" in text
+        assert f"{row.tokens_per_forward:.2f}" in text
+        assert f"{row.tokens_per_second:,.0f}" in text
+        assert percent(row.repeated_4grams) in text
+    for fact in ("1,407", "27.5 MB", "9,583,143", "exact duplicate", "229", "2.871", "all 104 validation documents"):
+        assert fact in text
+    for record in made.run.lineage:
+        assert record.title in text
+        assert duration(record.seconds) in text
+
+
+def test_text_from_data_is_escaped_everywhere(sample: Callable[..., Sample]) -> None:
+    evil = '</pre></span><script>alert("x")</script><img src=x onerror=y>&amp;'
+    made = sample(text=evil)
+    made = dataclasses.replace(made, config=dataclasses.replace(made.config, title=evil, overrides=(evil,)))
+    outline = _outline(_page(made))
+    text = "".join(outline.text)
+    assert text.count(evil) > 10  # shown as it is, understood as text
+
+
+def test_a_loss_of_losslessness_is_said_in_every_place(sample: Callable[..., Sample]) -> None:
+    made = sample()
+    assert "NOT" not in " ".join(_outline(_page(made)).text)
+    rows = tuple(dataclasses.replace(row, lossless=row.k == 1) for row in made.benchmarks[0].rows)
+    text = " ".join(_outline(_page(dataclasses.replace(made, benchmarks=(
+        dataclasses.replace(made.benchmarks[0], rows=rows),
+    )))).text)  # fmt: skip
+    for words in ("NOT lossless", "but NOT with the same output", "NOT every arm gave"):
+        assert words in text
+    assert len(re.findall(r"\bNO\b", text)) == 6
+
+
+def test_unequal_parameters_are_printed(sample: Callable[..., Sample]) -> None:
+    text = " ".join(_outline(_page(sample(future_tokens=(1, 8), arrangement="replicated", finetunes=()))).text)
+    assert "+231,168 (11.0 %)" in text
+    assert "11.0 % more parameters" in text
+
+
+def test_one_seed_is_said_to_be_one_seed_and_what_was_reused_to_be_reused(sample: Callable[..., Sample]) -> None:
+    text = " ".join(_outline(_page(sample())).text)
+    assert "One seed (3) for each model" in text
+    assert "2 of 13 stages reused" in text
+    assert "python pipelines/full.py conf=demo" in text
+
+
+def test_rails_of_the_dag_never_share_a_lane_on_a_row(sample: Callable[..., Sample]) -> None:
+    steps = [
+        Step(r.name, r.title, r.inputs, r.reused, r.seconds, r.config, r.artifact, r.machine)
+        for r in sample(future_tokens=(1, 2, 4)).run.lineage
+    ]
+    lane = lanes(steps)
+    row = {step.name: i for i, step in enumerate(steps)}
+    busy: set[tuple[int, int]] = set()
+    for i in range(len(steps)):
+        last = max([i, *(row[s.name] for s in steps if steps[i].name in s.inputs)])
+        mine = {(lane[i], r) for r in range(i, last + 1)}
+        assert not busy & mine
+        busy |= mine
+
+
+def test_numbers_read_as_people_write_them() -> None:
+    assert scaled(2_104_448) == "2.10 M"
+    assert scaled(999_999) == "1.00 M"
+    assert scaled(512) == "512"
+    assert size(27_513_204) == "27.5 MB"
+    assert size(12) == "12 B"
+    assert scientific(3.71e13) == "3.71 × 10¹³"
+    shown = [duration(seconds) for seconds in (0.04, 9.97, 59.7, 431.7, 7800)]
+    assert shown == ["0.0 s", "10 s", "1 min 00 s", "7 min 12 s", "2 h 10 min"]
+    assert times(-0.5) == "−0.50×"
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(1.93, 7.2) == [2, 4, 6]
+    assert ticks(0.001, 0.0034) == [0.001, 0.0015, 0.002, 0.0025, 0.003]
+
+
+def test_labels_keep_their_order_and_distance() -> None:
+    placed = spread_out([100, 101, 20, 102], 0, 105, gap=10)
+    assert sorted(placed) == [placed[2], placed[0], placed[1], placed[3]]
+    assert min(b - a for a, b in zip(sorted(placed), sorted(placed)[1:], strict=False)) >= 10 - 1e-9
+    assert max(placed) <= 105
+
+
+def test_plain_strings_are_escaped_and_markup_is_not() -> None:
+    assert tag("p", "<b>", tag("i", '"&'), title='"') == '<p title="&quot;">&lt;b&gt;<i>&quot;&amp;</i></p>'
