@@ -174,7 +174,11 @@ class DecodingRow:
 
 @dataclass(frozen=True)
 class DecodingBenchmark:
-    """Self-speculative against next-token decoding. Layout: `decoding.json`, `samples.json` (text with runs)."""
+    """Self-speculative against next-token decoding. Layout: `decoding.json` and `samples.json`.
+
+    samples.json: a list of {"prompt": text, "k": heads used, "runs": [{"text": …, "tokens": count}, …]}, a run being
+    what one forward emitted.
+    """
 
     path: Path
     digest: str

@@ -213,8 +213,8 @@ def samples(facts: Facts) -> Markup | None:
         "samples",
         "What one forward emits",
         paragraph(
-            "Grey: the prompt. Each coloured stretch came out of a single forward pass: drafted tokens that were "
-            "accepted, and one more. Plain text was emitted one token at a time."
+            "Grey: the prompt. Each coloured stretch came out of a single forward pass: the drafted tokens that were "
+            "accepted, and one more. Where nothing was accepted the one token stands plain."
         ),
         *figures,
     )
@@ -241,7 +241,7 @@ def _runs(item: Mapping[str, Any]) -> Iterable[Markup]:
 
 
 def _run(run: Any) -> tuple[str, int | None]:
-    """(text, tokens) of a run; tokens is None where the benchmark kept the text alone."""
+    """(text, tokens) of a run; tokens is None where only the text was kept."""
     if isinstance(run, str):
         return run, None
     return str(run["text"]), int(run["tokens"])
