@@ -5,7 +5,6 @@ Reads top to bottom: the graph first, then what a person sees of its plan and it
 
 import dataclasses
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,9 +35,9 @@ from pipelines.recipe import Options, Recipe
 def full(recipe: Recipe) -> Graph:
     """The graph of a recipe. Pure: the recipe is its only input, and nothing runs yet."""
     data = recipe.cluster.data
-    corpus = collect.bind(recipe.corpus, execution=data)
-    tokenizer = train_tokenizer.bind(recipe.tokenizer, corpus)
-    shards = tokenize.bind(recipe.shards, corpus, tokenizer, execution=data)
+    corpus = collect.bind(recipe.corpus, name="corpus", execution=data)
+    tokenizer = train_tokenizer.bind(recipe.tokenizer, corpus, name="tokenizer")
+    shards = tokenize.bind(recipe.shards, corpus, tokenizer, name="shards", execution=data)
 
     checkpoints: list[Node[Checkpoint]] = []
     evaluations: list[Node[Evaluation]] = []
@@ -68,7 +67,7 @@ def full(recipe: Recipe) -> Graph:
             )
 
     if recipe.finetunes:
-        pairs = draw_pairs.bind(recipe.pairs, corpus)
+        pairs = draw_pairs.bind(recipe.pairs, corpus, name="pairs")
         for n, target in recipe.finetunes:
             tuned = finetune.bind(
                 dataclasses.replace(recipe.finetune, n_future_tokens=target, seed=recipe.seed),
@@ -126,7 +125,6 @@ def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
 
     cluster = ClusterConfig(recipe.cluster.address, recipe.cluster.dashboard_port)
     settings = RunSettings(workspace, recipe.name, cluster, options.tracking_uri, canonical(recipe))
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         outcome = run_plan(plan, store, settings, console)
     except (Refused, ConnectionError) as error:

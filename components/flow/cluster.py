@@ -92,6 +92,8 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
             f"no Ray answers at cluster.address={config.address}: {error}. Start one (infra/README.md) or leave "
             "cluster.address away to use this machine alone"
         ) from error
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler leaves the run half closed
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable by everyone
@@ -101,6 +103,10 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0), f"http://{url}" if url else None, local)
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def stop() -> None:

@@ -15,10 +15,10 @@ def edges(recipe: Recipe) -> dict[str, list[str]]:
 def test_the_way_of_the_data() -> None:
     recipe, _ = compose(["conf=demo"])
     found = edges(recipe)
-    assert found["tokenizer" if "tokenizer" in found else "train_tokenizer"] == ["collect"]
-    assert found["pretrain-n4"] == ["tokenize"]
-    assert found["finetune-n4to1"] == ["pretrain-n4", "draw_pairs"]
-    assert found["decode-n4"] == ["pretrain-n4", "tokenize"]
+    assert found["tokenizer"] == ["corpus"]
+    assert found["pretrain-n4"] == ["shards"]
+    assert found["finetune-n4to1"] == ["pretrain-n4", "pairs"]
+    assert found["decode-n4"] == ["pretrain-n4", "shards"]
     assert "decode-n1" not in found
     assert {"evaluate-n1", "evaluate-n4", "decode-n4", "finetune-n1to1"} <= {*found["report"]}
 
