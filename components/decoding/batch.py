@@ -22,7 +22,6 @@ class Batch:
         self.rows = list(range(B))
         self.lengths = [0] * B
         """Positions that the main cache holds for good, per slot."""
-        network.reserve(capacity)
         self.cache = network.main_cache(B, capacity)
         self.draft_cache = network.draft_cache(k, B, capacity)
         self._places = torch.arange(capacity, device=device)

@@ -80,9 +80,10 @@ class Decoder:
         result = Generation([[] for _ in prompts], [[] for _ in prompts])
         if not prompts:
             return result
-        started = time.perf_counter()
-        # the last token is never fed; drafts fed beside the last but one may stand beyond the limit
+        # the last token is never fed, but drafts beside the last but one may lie beyond the limit
         capacity = max(len(p) + limit for p, limit in zip(prompts, limits, strict=True)) + k - 1
+        self._network.prepare(k, capacity)
+        started = time.perf_counter()
         batch = Batch(self._network, prompts, capacity, k)
 
         def emit(choices: list[list[int]]) -> list[int]:

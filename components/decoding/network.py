@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from components.decoding.kernels import PlainMatrix, matrix, rms_divide, turn
+from components.decoding.kernels import Matrix, matrix, rms_divide, turn
 from components.model.config import ModelConfig
 from components.model.transformer import Layer, MultiTokenTransformer, rotary_table
 
@@ -67,10 +67,9 @@ class _LayerWeights:
     def __init__(self, layer: Layer, config: ModelConfig, dtype: torch.dtype) -> None:
         qkv, gate_up = layer.attention.qkv.weight, layer.ffn.gate_up.weight
         qkv = _side_by_side(qkv * _folded(layer.attention_norm.weight), config)
-        gate, up = (gate_up * _folded(layer.ffn_norm.weight)).to(dtype).chunk(2)
         self.qkv = matrix(qkv.to(dtype))
         self.out = matrix(layer.attention.out.weight.to(dtype))
-        self.gate, self.up = matrix(gate), matrix(up)
+        self.gate_up = matrix((gate_up * _folded(layer.ffn_norm.weight)).to(dtype))
         self.down = matrix(layer.ffn.down.weight.to(dtype))
 
 
@@ -105,10 +104,12 @@ class Network:
         self.eps = torch.tensor((self.config.dim * self.config.norm_eps) ** 0.5, device=self.device)
         self.angles_PC = torch.empty(0, self.config.head_dim // 2, dtype=torch.complex64)
         self._model = model
-        self._draft_heads: dict[int, DraftLayers | PlainMatrix] = {}
+        self._draft_heads: dict[int, DraftLayers | Matrix] = {}
 
-    def reserve(self, capacity: int) -> None:
-        """Have rotary angles for positions below `capacity`."""
+    def prepare(self, k: int, capacity: int) -> None:
+        """Have the heads that draft for `k`, and rotary angles for positions below `capacity`. Kept for later calls."""
+        if k > 1 and k not in self._draft_heads:
+            self._draft_heads[k] = self._build_draft_heads(k)
         if self.angles_PC.shape[0] < capacity:
             positions = torch.arange(capacity, device=self.device)
             cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
@@ -140,8 +141,7 @@ class Network:
             cache.write(i, where.slots_R, qkv_RNE[:, H:])
             y_RD = _attend(qkv_RNE[:, :H], keys[i], values[i], where)
             x_RD = layer.out.plus(y_RD, x_RD)
-            normed_RD = rms_divide(x_RD, self.eps)
-            x_RD = layer.down.plus(layer.up.times(normed_RD, layer.gate.silu(normed_RD)), x_RD)
+            x_RD = layer.down.plus(_gated(layer.gate_up(rms_divide(x_RD, self.eps))), x_RD)
         if self.n_trunk == len(self.main_layers):
             z_RD = x_RD
         return z_RD, rms_divide(x_RD, self.eps)
@@ -156,9 +156,7 @@ class Network:
         `z_RD` are the trunk's outputs at positions that are new to the drafting heads' cache, `last_B` the row
         in it of each sequence's last one. The replicated arrangement reads these rows only and has no cache.
         """
-        heads = self._draft_heads.get(k)
-        if heads is None:
-            heads = self._draft_heads[k] = self._build_draft_heads(k)
+        heads = self._draft_heads[k]
         if isinstance(heads, DraftLayers):
             assert cache is not None
             assert where is not None
@@ -167,7 +165,7 @@ class Network:
         h_BD = rms_divide(z_RD[last_B], self.eps)
         return heads(h_BD).view(h_BD.shape[0], k - 1, -1).argmax(-1)
 
-    def _build_draft_heads(self, k: int) -> "DraftLayers | PlainMatrix":
+    def _build_draft_heads(self, k: int) -> "DraftLayers | Matrix":
         if self.config.arrangement == "parallel":
             layers = [layer for layer in self._model.prediction_heads[1:k] if isinstance(layer, Layer)]
             return DraftLayers(layers, self.config, self.dtype)
@@ -181,33 +179,27 @@ class DraftLayers:
 
     def __init__(self, layers: list[Layer], config: ModelConfig, dtype: torch.dtype) -> None:
         self.config, self.dtype, self.J = config, dtype, len(layers)
-        q_width, kv_width = config.n_attention_heads * config.head_dim, config.kv_heads * config.head_dim
+        widths = [heads * config.head_dim for heads in (config.n_attention_heads, config.kv_heads, config.kv_heads)]
         queries: list[Tensor] = []
         keys: list[Tensor] = []
         values: list[Tensor] = []
-        gates: list[Tensor] = []
-        ups: list[Tensor] = []
         for layer in layers:
             qkv = _side_by_side(layer.attention.qkv.weight * _folded(layer.attention_norm.weight), config)
-            for rows, part in zip(
-                (queries, keys, values), torch.split(qkv, [q_width, kv_width, kv_width]), strict=True
-            ):
+            for rows, part in zip((queries, keys, values), qkv.split_with_sizes(widths), strict=True):
                 rows.append(part)
-            gate, up = (layer.ffn.gate_up.weight * _folded(layer.ffn_norm.weight)).chunk(2)
-            gates.append(gate)
-            ups.append(up)
-        outs, downs = [la.attention.out.weight for la in layers], [la.ffn.down.weight for la in layers]
         self.queries = matrix(torch.cat(queries).to(dtype))
         self.keys_values = matrix(torch.cat(keys + values).to(dtype))
+        rest = (
+            [layer.attention.out.weight.to(dtype) for layer in layers],
+            [(layer.ffn.gate_up.weight * _folded(layer.ffn_norm.weight)).to(dtype) for layer in layers],
+            [layer.ffn.down.weight.to(dtype) for layer in layers],
+        )
         self.batched = config.dim < _BATCHED_BELOW_DIM
         if self.batched:
-            gate_up = [torch.cat(pair) for pair in zip(gates, ups, strict=True)]
-            stacks = (torch.stack(m).to(dtype).transpose(1, 2).contiguous() for m in (outs, gate_up, downs))
+            stacks = (torch.stack(weights).transpose(1, 2).contiguous() for weights in rest)
             self.out_JDD, self.gate_up_JDF, self.down_JFD = stacks
         else:
-            self.out, self.gate, self.up, self.down = (
-                [matrix(weight.to(dtype)) for weight in weights] for weights in (outs, gates, ups, downs)
-            )
+            self.out, self.gate_up, self.down = ([matrix(weight) for weight in weights] for weights in rest)
 
     def forward(self, z_RD: Tensor, last_B: Tensor, where: Pass, cache: Cache, eps: Tensor) -> Tensor:
         """Append all rows to the cache; the heads' output, normed, at the rows `last_B`: h_JBD."""
@@ -225,15 +217,19 @@ class DraftLayers:
         """Output projection, feed-forward and residuals of every head."""
         if self.batched:
             x_JBD = torch.baddbmm(z_BD.expand(self.J, -1, -1), y_JBD, self.out_JDD)
-            gate, up = torch.bmm(rms_divide(x_JBD, eps), self.gate_up_JDF).chunk(2, dim=-1)
-            return torch.baddbmm(x_JBD, F.silu(gate).mul_(up), self.down_JFD)
+            gate_up_JBF = torch.bmm(rms_divide(x_JBD, eps), self.gate_up_JDF)
+            return torch.baddbmm(x_JBD, _gated(gate_up_JBF), self.down_JFD)
         states = []
         for j in range(self.J):
             x_BD = self.out[j].plus(y_JBD[j].contiguous(), z_BD)
-            normed_BD = rms_divide(x_BD, eps)
-            hidden = self.up[j].times(normed_BD, self.gate[j].silu(normed_BD))
-            states.append(self.down[j].plus(hidden, x_BD))
+            states.append(self.down[j].plus(_gated(self.gate_up[j](rms_divide(x_BD, eps))), x_BD))
         return torch.stack(states)
+
+
+def _gated(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up, from both side by side."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate).mul_(up)
 
 
 def _angles(angles_R1C: Tensor, turned: int, still: int) -> Tensor:
