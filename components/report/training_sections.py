@@ -86,7 +86,8 @@ def comparison(facts: Facts) -> Markup:
     if scored:
         words.append(f"Scored on {whole(scored.tokens)} tokens of the test split, which no training or tuning read.")
     if items:
-        error = math.sqrt(items.exact_match * (1 - items.exact_match) / items.items)
+        share = (items.exact_match * items.items + 2) / (items.items + 4)  # Agresti-Coull: no false 0 at the ends
+        error = math.sqrt(share * (1 - share) / (items.items + 4))
         words.append(
             f"Lines: {items.items} code lines cut after their beginning, completed greedily; the standard error of an "
             f"exact-match share is about {decimal(100 * error, 1)} points."
