@@ -8,6 +8,7 @@ orders its blocks.
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,15 @@ class Mapper(Protocol):
     def __call__(self, function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterator[Any]: ...
 
 
+class BlockError(RuntimeError):
+    """A block of work failed on a worker; the worker's traceback is the cause."""
+
+
+class _WorkerTraceback(Exception):
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}"
+
+
 def in_process(function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterator[Any]:
     """One block after the other, here. Blocks and answers pass through JSON as they do on Ray."""
     for block in work:
@@ -28,16 +38,15 @@ def in_process(function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterat
 
 def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterator[Any]:
     """Ray Data tasks of one core each, answers as they come. Ray must be running."""
-    quiet()
     if not work:
         return
+    quiet()
 
     def run(row: dict[str, Any]) -> dict[str, str]:
-        return {"answer": json.dumps(function(json.loads(row["block"])))}
+        return _answer(function, row)
 
-    rows = _rows(work).map(run, num_cpus=1)
-    for row in rows.iter_rows():
-        yield json.loads(row["answer"])
+    for row in _rows(work).map(run, num_cpus=1).iter_rows():
+        yield _read_answer(row)
 
 
 def on_actors(
@@ -49,18 +58,24 @@ def on_actors(
     Keep actors * cpus below the cores of the cluster: Ray Data waits for ever, and silently, when its actors hold
     every core and another of its operators needs one.
     """
+    if not work:
+        return
     import ray.data
 
     quiet()
-    if not work:
-        return
 
     class Worker:
         def __init__(self, *arguments: Any) -> None:
-            self.function = make(*arguments)
+            self.arguments = arguments
+            self.function: Callable[[Any], Any] | None = None
 
         def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-            return {"answer": json.dumps(self.function(json.loads(row["block"])))}
+            return _answer(self.apply, row)
+
+        def apply(self, block: Any) -> Any:
+            if self.function is None:  # here and not in __init__, where Ray would retry what cannot succeed
+                self.function = make(*self.arguments)
+            return self.function(block)
 
     rows = _rows(work).map(
         Worker,
@@ -69,7 +84,7 @@ def on_actors(
         num_cpus=cpus,
     )
     for row in rows.iter_rows():
-        yield json.loads(row["answer"])
+        yield _read_answer(row)
 
 
 def _rows(work: Sequence[Any]) -> Any:
@@ -77,6 +92,20 @@ def _rows(work: Sequence[Any]) -> Any:
     import ray.data
 
     return ray.data.from_items([{"block": json.dumps(block)} for block in work], override_num_blocks=len(work))
+
+
+def _answer(function: Callable[[Any], Any], row: dict[str, Any]) -> dict[str, str]:
+    # an error travels as an answer: Ray Data would bury its message under its own frames and advice
+    try:
+        return {"answer": json.dumps(function(json.loads(row["block"]))), "error": "", "traceback": ""}
+    except Exception as error:
+        return {"answer": "", "error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+
+
+def _read_answer(row: dict[str, str]) -> Any:
+    if row["error"]:
+        raise BlockError(row["error"]) from _WorkerTraceback(row["traceback"])
+    return json.loads(row["answer"])
 
 
 def quiet() -> None:

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from components.artifacts import Corpus
+from components.corpus.blocks import BlockError, on_actors, on_ray_data
+from components.corpus.collect import write_part
 from components.corpus.config import CorpusConfig
 from components.corpus.stage import collect
 from components.flow.stage_run import StageRun
 from components.shards.config import DataExecution, ShardsConfig
+from components.shards.pack import Tokenizing
 from components.shards.stage import tokenize
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.stage import train_tokenizer
@@ -41,3 +44,14 @@ def test_the_same_bytes_for_any_number_of_actors_and_a_quiet_terminal(
     assert out == ""
     # one line of Ray's core about its own actors; in a pipeline it goes to the stage's log
     assert [line for line in err.splitlines() if "issues/53727" not in line] == []
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_what_fails_on_a_worker_says_why_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(BlockError) as error:
+        list(on_ray_data(write_part, [{"directory": str(tmp_path)}]))
+    assert str(error.value) == "KeyError: 'file'"
+    assert "in write_part" in str(error.value.__cause__)
+    with pytest.raises(BlockError, match="holds no tokenizer"):
+        list(on_actors(Tokenizing, (str(tmp_path),), [{}], 1, 0.5))
