@@ -32,7 +32,7 @@ class Generation:
     prefill_seconds: float = 0.0
     """Allocation, reading the prompts and the first token of each."""
     decode_seconds: float = 0.0
-    """All steps."""
+    """All steps, the time in `on_step` aside."""
 
     @property
     def steps(self) -> int:
@@ -86,8 +86,9 @@ class Decoder:
         started = time.perf_counter()
         batch = Batch(self._network, prompts, capacity, k)
 
-        def emit(choices: list[list[int]]) -> list[int]:
-            """Append each slot's run until something ends it; drop the ended, return the others' last tokens."""
+        def emit(choices: list[list[int]]) -> tuple[list[int], list[list[int]]]:
+            """Append each slot's run until something ends it and drop the ended: the others' last tokens, and what
+            is new per prompt."""
             new: list[list[int]] = [[] for _ in prompts]
             last = [0] * len(choices)
             for slot in reversed(range(len(choices))):
@@ -106,14 +107,14 @@ class Decoder:
                     batch.drop(slot)
                     last[slot] = last[-1]
                     last.pop()
-            if on_step is not None:
-                on_step(new)
-            return last
+            return last, new
 
-        last = emit([[token] for token in batch.prefill(prompts)])
-        now = time.perf_counter()
-        prefill_seconds = now - started
+        last, new = emit([[token] for token in batch.prefill(prompts)])
+        prefill_seconds = time.perf_counter() - started
+        if on_step is not None:
+            on_step(new)
         while last:
+            started = time.perf_counter()
             drafts = batch.draft() if k > 1 else [[] for _ in last]
             choices = batch.verify([[token, *row] for token, row in zip(last, drafts, strict=True)])
             accepted = []
@@ -122,10 +123,11 @@ class Decoder:
                 accepted.append(count)
                 batch.keep(slot, count + 1)
                 choices[slot] = choice[: count + 1]
-            last = emit(choices)
+            last, new = emit(choices)
             result.accepted.append(accepted)
-            before, now = now, time.perf_counter()
-            result.step_seconds.append(now - before)
+            result.step_seconds.append(time.perf_counter() - started)
+            if on_step is not None:
+                on_step(new)
         decode_seconds = sum(result.step_seconds)
         return Generation(
             result.tokens, result.runs, result.accepted, result.step_seconds, prefill_seconds, decode_seconds

@@ -1,0 +1,171 @@
+"""Timing of decoding arms (k = 1 and k = 2..n) in turn, so that all see the same machine.
+
+A repeat decodes all prompts with every arm, one after the other; ratios are taken within a repeat. Only decoding is
+timed, reading the prompts is apart. Tokens are counted as ids.
+"""
+
+import random
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from components.decoding.engine import Decoder, Generation
+from components.decoding.machine import watch_neighbours
+
+Draw = Callable[[], int]
+
+
+@dataclass
+class Block:
+    """All prompts decoded once by one arm."""
+
+    tokens: list[list[int]]
+    runs: list[list[int]]
+    accepted: list[int]
+    """Drafts accepted, per step and sequence."""
+    full_step_seconds: list[float]
+    """Times of the steps in which the whole batch was live."""
+    decode_seconds: float
+    prefill_seconds: float
+    other_share: float | None = None
+    """Share of the machine that other processes used meanwhile."""
+    quiet: bool | None = None
+
+    @property
+    def decoded_tokens(self) -> int:
+        """Tokens emitted by steps; the first of each sequence comes with its prompt."""
+        return sum(len(row) - 1 for row in self.tokens)
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.decoded_tokens / self.decode_seconds
+
+
+@dataclass
+class Arm:
+    """One k at one batch size."""
+
+    k: int
+    batch: int
+    threads: int = 1
+    blocks: list[Block] = field(default_factory=list)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """E over all repeats."""
+        steps = sum(len(block.accepted) for block in self.blocks)
+        return sum(block.decoded_tokens for block in self.blocks) / steps
+
+    @property
+    def step_seconds(self) -> float:
+        """Median of a step of the whole batch."""
+        return statistics.median(s for block in self.blocks for s in block.full_step_seconds)
+
+    @property
+    def histogram(self) -> list[int]:
+        """Entry m: steps of a sequence that accepted m drafts."""
+        counts = [0] * self.k
+        for block in self.blocks:
+            for count in block.accepted:
+                counts[count] += 1
+        return counts
+
+    @property
+    def acceptance(self) -> tuple[float, ...]:
+        """Entry j: share of steps that accepted at least j + 1 drafts."""
+        histogram = self.histogram
+        return tuple(sum(histogram[j + 1 :]) / sum(histogram) for j in range(self.k - 1))
+
+    def speedups(self, baseline: "Arm") -> list[float]:
+        """Tokens per second over the baseline's in the same repeat, per repeat."""
+        pairs = zip(self.blocks, baseline.blocks, strict=True)
+        return [ours.tokens_per_second / theirs.tokens_per_second for ours, theirs in pairs]
+
+
+def decode_block(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], batch: int, new_tokens: int, k: int, draw: Draw | None = None
+) -> Block:
+    """Decode all prompts, `batch` at a time."""
+    block = Block([], [], [], [], 0.0, 0.0)
+    with watch_neighbours() as others:
+        for start in range(0, len(prompts), batch):
+            group = prompts[start : start + batch]
+            made: Generation = decoder.generate(group, new_tokens, k=k, draw_accepted=draw)
+            block.tokens += made.tokens
+            block.runs += made.runs
+            block.accepted += [count for step in made.accepted for count in step]
+            full = zip(made.step_seconds, made.accepted, strict=True)
+            block.full_step_seconds += [seconds for seconds, step in full if len(step) == len(group)]
+            block.decode_seconds += made.decode_seconds
+            block.prefill_seconds += made.prefill_seconds
+    block.other_share, block.quiet = others.share, others.quiet
+    return block
+
+
+def measure(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    heads: Sequence[int],
+    batch: int,
+    new_tokens: int,
+    repeats: int,
+    cores: int,
+    draws: Callable[[int], Draw] | None = None,
+) -> Iterator[list[Arm]]:
+    """Time k = 1 and every k of `heads`; yields the arms (k = 1 first) after the warm-up and after every repeat.
+
+    Each arm uses the number of threads, of 1, 2, 4, … up to `cores`, that was fastest for it in a first pass, which
+    is not counted: tiny models lose by a second thread. A repeat during which other processes used the machine is
+    made again, at most as often as there are repeats; if too few were quiet, the quietest are kept and marked.
+    `draws(k)` gives synthetic acceptance (see Decoder.generate).
+    """
+    arms = [Arm(k, batch) for k in (1, *(k for k in heads if k > 1))]
+    choices = sorted({min(1 << i, cores) for i in range(cores.bit_length() + 1)})
+
+    def block(arm: Arm, some: Sequence[Sequence[int]]) -> Block:
+        torch.set_num_threads(arm.threads)
+        return decode_block(decoder, some, batch, new_tokens, arm.k, draws(arm.k) if draws and arm.k > 1 else None)
+
+    before = torch.get_num_threads()
+    try:
+        for arm in arms:
+            times = []
+            for threads in choices:
+                arm.threads = threads
+                block(arm, prompts[:batch])
+                times.append((block(arm, prompts[:batch]).decode_seconds, threads))
+            arm.threads = min(times)[1]
+        yield arms
+        kept: list[list[Block]] = []
+        for attempt in range(2 * repeats):
+            kept.append([block(arm, prompts) for arm in arms])
+            # the quietest are kept; the sort is stable, so where the system does not tell, the first
+            kept.sort(key=lambda blocks: max(b.other_share or 0.0 for b in blocks))
+            del kept[repeats:]
+            for i, arm in enumerate(arms):
+                arm.blocks = [blocks[i] for blocks in kept]
+            yield arms
+            if attempt + 1 >= repeats and all(b.quiet is not False for blocks in kept for b in blocks):
+                break
+    finally:
+        torch.set_num_threads(before)
+
+
+def draws_with(acceptance: Sequence[float], seed: int) -> Callable[[int], Draw]:
+    """Synthetic acceptance: a share acceptance[j] of the steps accepts at least j + 1 drafts. ValueError when the
+    shares are no such shares."""
+    if any(not 0 <= b <= a for a, b in zip((1.0, *acceptance), acceptance, strict=False)):
+        raise ValueError(f"acceptance is {list(acceptance)}; it must list shares in 0..1 that do not increase")
+
+    def of(k: int) -> Draw:
+        generator = random.Random(f"{seed}:{k}")
+
+        def draw() -> int:
+            level = generator.random()
+            return sum(level < share for share in acceptance[: k - 1])
+
+        return draw
+
+    return of

@@ -1,0 +1,229 @@
+"""The decoding benchmark: next-token against self-speculative decoding by the same engine, with its checks.
+
+How the figures are taken: `arms` (time), `checks` (losslessness, acceptance on given text), `machine` (limits).
+"""
+
+import codecs
+import dataclasses
+import hashlib
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from components.artifacts import DecodingBenchmark, DecodingRow
+from components.decoding.arms import Arm, Block, measure
+from components.decoding.checks import (
+    Mismatch,
+    differences,
+    full_forward_mismatches,
+    heldout_runs,
+    repeated_4grams,
+    tokens_per_forward_of,
+)
+from components.decoding.config import DecodingConfig
+from components.decoding.engine import Decoder
+from components.decoding.limits import step_limits
+from components.decoding.machine import describe
+from components.model.transformer import MultiTokenTransformer
+
+SAMPLES = 4
+Progress = Callable[[float, float, str], None]
+
+
+class Tokens(Protocol):
+    """A long sequence of held-out tokens."""
+
+    def __len__(self) -> int: ...
+
+    def window(self, start: int, length: int) -> Any: ...
+
+
+def heads_to_measure(config: DecodingConfig, n_future_tokens: int) -> list[int]:
+    """The k of the self-speculative arms. ValueError when the model has fewer heads."""
+    if config.heads is None:
+        return list(range(2, n_future_tokens + 1))
+    if max(config.heads, default=1) > n_future_tokens:
+        raise ValueError(
+            f"decoding.heads is {list(config.heads)}; this model has {n_future_tokens} prediction heads, "
+            f"so each must be in 1..{n_future_tokens}"
+        )
+    return [k for k in config.heads if k > 1]
+
+
+def draw_prompts(config: DecodingConfig, text: Tokens) -> list[list[int]]:
+    """Prompts from random places of the text, with lengths spread evenly over the range, in random order."""
+    shortest, longest = config.prompt_tokens
+    if len(text) < longest:
+        raise ValueError(f"the held-out text has {len(text)} tokens; decoding.prompt_tokens asks for up to {longest}")
+    generator = random.Random(config.seed)
+    count = config.prompts
+    lengths = [shortest + (longest - shortest) * i // max(1, count - 1) for i in range(count)]
+    generator.shuffle(lengths)
+    return [[int(t) for t in text.window(generator.randint(0, len(text) - length), length)] for length in lengths]
+
+
+def draw_windows(config: DecodingConfig, text: Tokens, n_future_tokens: int) -> list[list[int]]:
+    """Windows of held-out text, as long as the longest prompt with its new tokens, so that contexts compare."""
+    length = config.prompt_tokens[1] + config.new_tokens + n_future_tokens - 1
+    length = min(length, len(text))
+    counted = length - (n_future_tokens - 1) - config.prompt_tokens[0]
+    if counted < 1 or not config.heldout_tokens:
+        return []
+    generator = random.Random(config.seed + 1)
+    starts = [generator.randint(0, len(text) - length) for _ in range(-(-config.heldout_tokens // counted))]
+    return [[int(t) for t in text.window(start, length)] for start in starts]
+
+
+def run_benchmark(
+    config: DecodingConfig,
+    model: MultiTokenTransformer,
+    text: Tokens,
+    decode_bytes: Callable[[Sequence[int]], bytes],
+    directory: Path,
+    cores: int,
+    progress: Progress = lambda done, total, what: None,
+    warn: Callable[[str], None] = lambda message: None,
+) -> DecodingBenchmark:
+    """Measure, check, and write `decoding.json` and `samples.json`. `model` is in float32, on the device to use."""
+    n = model.config.n_future_tokens
+    heads = heads_to_measure(config, n)
+    prompts = draw_prompts(config, text)
+    dtype = getattr(torch, config.dtype)
+    assert isinstance(dtype, torch.dtype)
+    progress(0.0, 1.0, "held-out text")
+    histogram = heldout_runs(model, draw_windows(config, text, n), config.prompt_tokens[0])
+
+    decoder = Decoder(model, dtype)
+    measured: list[list[Arm]] = []
+    for number, batch in enumerate(config.batches):
+        for done, arms in enumerate(measure(decoder, prompts, heads, batch, config.new_tokens, config.repeats, cores)):
+            share = min(1.0, (done + 1) / (config.repeats + 1))
+            progress(0.1 + 0.8 * (number + share) / len(config.batches), 1.0, f"batch {batch}")
+            measured[number:] = [arms]
+
+    progress(0.9, 1.0, "checks")
+    # in bfloat16 rounding alone moves the choice now and then: the margins say so
+    reference = model if dtype == torch.float32 else type(model)(model.config).to(dtype)
+    if reference is not model:
+        reference.load_state_dict(model.state_dict())
+    expected = measured[0][0].blocks[0].tokens
+    against_full = full_forward_mismatches(reference, prompts, expected)
+    rows, details = [], []
+    for arms in measured:
+        baseline = arms[0]
+        limits = step_limits(model.config, dtype, baseline.batch, arms, cores, model.embedding.weight.device)
+        for arm, limit in zip(arms, limits, strict=True):
+            against_next = _differences(reference, prompts, expected, arm.blocks)
+            if arm is baseline:
+                wrong = against_full
+            else:
+                wrong = against_full if not against_next else _full_forward(reference, prompts, arm.blocks)
+            rows.append(_row(config, n, arm, baseline, prompts, histogram, not against_next and not wrong))
+            details.append(_details(arm, baseline, limit, against_next, wrong))
+    dirty = sum(block.quiet is False for arms in measured for arm in arms for block in arm.blocks)
+    if dirty:
+        warn(f"other processes used the machine during {dirty} timed blocks: read the decoding speeds with care")
+    facts = {
+        "config": dataclasses.asdict(config),
+        "n_future_tokens": n,
+        "machine": describe(),
+        "quiet": not dirty,
+        "heldout_histogram": histogram,
+        "rows": [dataclasses.asdict(row) | detail for row, detail in zip(rows, details, strict=True)],
+    }
+    content = json.dumps(facts, indent=2) + "\n"
+    (directory / "decoding.json").write_text(content, encoding="utf-8")
+    samples = _samples(prompts, measured[0][-1], decode_bytes)
+    (directory / "samples.json").write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
+    return DecodingBenchmark(directory, hashlib.sha256(content.encode()).hexdigest(), n, tuple(rows))
+
+
+def _differences(
+    model: MultiTokenTransformer,
+    prompts: Sequence[Sequence[int]],
+    expected: Sequence[Sequence[int]],
+    blocks: list[Block],
+) -> list[Mismatch]:
+    """From next-token decoding, of all repeats; repeats that made the same tokens are looked at once."""
+    made = {json.dumps(block.tokens): block.tokens for block in blocks}
+    return [m for tokens in made.values() for m in differences(model, prompts, expected, tokens)]
+
+
+def _full_forward(
+    model: MultiTokenTransformer, prompts: Sequence[Sequence[int]], blocks: list[Block]
+) -> list[Mismatch]:
+    made = {json.dumps(block.tokens): block.tokens for block in blocks}
+    return [m for tokens in made.values() for m in full_forward_mismatches(model, prompts, tokens)]
+
+
+def _row(
+    config: DecodingConfig,
+    n: int,
+    arm: Arm,
+    baseline: Arm,
+    prompts: Sequence[Sequence[int]],
+    heldout_histogram: Sequence[int],
+    lossless: bool,
+) -> DecodingRow:
+    speedups = sorted(arm.speedups(baseline))
+    rates = sorted(block.tokens_per_second for block in arm.blocks)
+    return DecodingRow(
+        n_future_tokens=n,
+        k=arm.k,
+        batch=arm.batch,
+        dtype=config.dtype,
+        tokens_per_forward=arm.tokens_per_forward,
+        tokens_per_forward_heldout=tokens_per_forward_of(heldout_histogram, arm.k),
+        repeated_4grams=repeated_4grams(prompts, arm.blocks[0].tokens),
+        r=arm.step_seconds / baseline.step_seconds,
+        speedup=_median(speedups),
+        speedup_low=speedups[0],
+        speedup_high=speedups[-1],
+        tokens_per_second=_median(rates),
+        acceptance=arm.acceptance,
+        lossless=lossless,
+    )
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2] if len(values) % 2 else sum(sorted(values)[len(values) // 2 - 1 :][:2]) / 2
+
+
+def _details(
+    arm: Arm, baseline: Arm, limit_seconds: float, against_next: list[Mismatch], against_full: list[Mismatch]
+) -> dict[str, Any]:
+    """What stands beside a row in decoding.json."""
+    return {
+        "threads": arm.threads,
+        "step_seconds": arm.step_seconds,
+        "step_limit_seconds": limit_seconds,
+        "predicted_speedup": arm.tokens_per_forward / (arm.step_seconds / baseline.step_seconds),
+        "histogram": arm.histogram,
+        "prefill_seconds": [block.prefill_seconds for block in arm.blocks],
+        "repeats_tokens_per_second": [block.tokens_per_second for block in arm.blocks],
+        "repeats_other_processes_share": [block.other_share for block in arm.blocks],
+        "mismatches_next_token": [dataclasses.asdict(m) for m in against_next],
+        "mismatches_full_forward": [dataclasses.asdict(m) for m in against_full],
+    }
+
+
+def _samples(
+    prompts: Sequence[Sequence[int]], arm: Arm, decode_bytes: Callable[[Sequence[int]], bytes]
+) -> list[dict[str, Any]]:
+    """Prompts and what followed, cut into the runs that one forward emitted."""
+    samples = []
+    block = arm.blocks[0]
+    for prompt, tokens, runs in list(zip(prompts, block.tokens, block.runs, strict=True))[:SAMPLES]:
+        # a character cut by the edge of a run goes to the run that completes it
+        reader = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        opening = reader.decode(decode_bytes(prompt))
+        pieces, start = [], 0
+        for length in runs:
+            pieces.append({"text": reader.decode(decode_bytes(tokens[start : start + length])), "tokens": length})
+            start += length
+        samples.append({"prompt": opening, "k": arm.k, "runs": pieces})
+    return samples
