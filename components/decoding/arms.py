@@ -8,6 +8,7 @@ import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -151,6 +152,33 @@ def measure(
                 break
     finally:
         torch.set_num_threads(before)
+
+
+def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
+    """The figures of an arm as JSON values: medians over repeats, the spread beside them."""
+    speedups = arm.speedups(baseline)
+    rates = [block.tokens_per_second for block in arm.blocks]
+    r = arm.step_seconds / baseline.step_seconds
+    return {
+        "k": arm.k,
+        "batch": arm.batch,
+        "threads": arm.threads,
+        "tokens_per_second": statistics.median(rates),
+        "tokens_per_forward": arm.tokens_per_forward,
+        "r": r,
+        "predicted_speedup": arm.tokens_per_forward / r,
+        "speedup": statistics.median(speedups),
+        "speedup_low": min(speedups),
+        "speedup_high": max(speedups),
+        "acceptance": arm.acceptance,
+        "histogram": arm.histogram,
+        "step_seconds": arm.step_seconds,
+        "step_limit_seconds": limit_seconds,
+        "quiet": all(block.quiet is not False for block in arm.blocks),
+        "repeats_tokens_per_second": rates,
+        "repeats_other_processes_share": [block.other_share for block in arm.blocks],
+        "repeats_prefill_seconds": [block.prefill_seconds for block in arm.blocks],
+    }
 
 
 def draws_with(acceptance: Sequence[float], seed: int) -> Callable[[int], Draw]:

@@ -15,9 +15,8 @@ from typing import Any, Protocol
 import torch
 
 from components.artifacts import DecodingBenchmark, DecodingRow
-from components.decoding.arms import Arm, Block, measure
+from components.decoding.arms import Arm, Block, measure, timing
 from components.decoding.checks import (
-    Mismatch,
     differences,
     full_forward_mismatches,
     heldout_runs,
@@ -111,104 +110,46 @@ def run_benchmark(
     if reference is not model:
         reference.load_state_dict(model.state_dict())
     expected = measured[0][0].blocks[0].tokens
-    against_full = full_forward_mismatches(reference, prompts, expected)
-    rows, details = [], []
+    rows: list[DecodingRow] = []
+    facts_of_rows = []
     for arms in measured:
-        baseline = arms[0]
-        limits = step_limits(model.config, dtype, baseline.batch, arms, cores, model.embedding.weight.device)
+        limits = step_limits(model.config, dtype, arms[0].batch, arms, cores, model.embedding.weight.device)
         for arm, limit in zip(arms, limits, strict=True):
-            against_next = _differences(reference, prompts, expected, arm.blocks)
-            if arm is baseline:
-                wrong = against_full
-            else:
-                wrong = against_full if not against_next else _full_forward(reference, prompts, arm.blocks)
-            rows.append(_row(config, n, arm, baseline, prompts, histogram, not against_next and not wrong))
-            details.append(_details(arm, baseline, limit, against_next, wrong))
+            outputs = _distinct(arm.blocks)
+            against_next = [m for made in outputs for m in differences(reference, prompts, expected, made)]
+            against_full = [m for made in outputs for m in full_forward_mismatches(reference, prompts, made)]
+            facts = timing(arm, arms[0], limit) | {
+                "n_future_tokens": n,
+                "dtype": config.dtype,
+                "tokens_per_forward_heldout": tokens_per_forward_of(histogram, arm.k),
+                "repeated_4grams": repeated_4grams(prompts, outputs[0]),
+                "lossless": not against_next and not against_full,
+            }
+            rows.append(DecodingRow(**{field.name: facts[field.name] for field in dataclasses.fields(DecodingRow)}))
+            facts["mismatches_next_token"] = [dataclasses.asdict(m) for m in against_next]
+            facts["mismatches_full_forward"] = [dataclasses.asdict(m) for m in against_full]
+            facts_of_rows.append(facts)
     dirty = sum(block.quiet is False for arms in measured for arm in arms for block in arm.blocks)
     if dirty:
         warn(f"other processes used the machine during {dirty} timed blocks: read the decoding speeds with care")
-    facts = {
+    page = {
         "config": dataclasses.asdict(config),
         "n_future_tokens": n,
         "machine": describe(),
         "quiet": not dirty,
         "heldout_histogram": histogram,
-        "rows": [dataclasses.asdict(row) | detail for row, detail in zip(rows, details, strict=True)],
+        "rows": facts_of_rows,
     }
-    content = json.dumps(facts, indent=2) + "\n"
+    content = json.dumps(page, indent=2) + "\n"
     (directory / "decoding.json").write_text(content, encoding="utf-8")
     samples = _samples(prompts, measured[0][-1], decode_bytes)
     (directory / "samples.json").write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
     return DecodingBenchmark(directory, hashlib.sha256(content.encode()).hexdigest(), n, tuple(rows))
 
 
-def _differences(
-    model: MultiTokenTransformer,
-    prompts: Sequence[Sequence[int]],
-    expected: Sequence[Sequence[int]],
-    blocks: list[Block],
-) -> list[Mismatch]:
-    """From next-token decoding, of all repeats; repeats that made the same tokens are looked at once."""
-    made = {json.dumps(block.tokens): block.tokens for block in blocks}
-    return [m for tokens in made.values() for m in differences(model, prompts, expected, tokens)]
-
-
-def _full_forward(
-    model: MultiTokenTransformer, prompts: Sequence[Sequence[int]], blocks: list[Block]
-) -> list[Mismatch]:
-    made = {json.dumps(block.tokens): block.tokens for block in blocks}
-    return [m for tokens in made.values() for m in full_forward_mismatches(model, prompts, tokens)]
-
-
-def _row(
-    config: DecodingConfig,
-    n: int,
-    arm: Arm,
-    baseline: Arm,
-    prompts: Sequence[Sequence[int]],
-    heldout_histogram: Sequence[int],
-    lossless: bool,
-) -> DecodingRow:
-    speedups = sorted(arm.speedups(baseline))
-    rates = sorted(block.tokens_per_second for block in arm.blocks)
-    return DecodingRow(
-        n_future_tokens=n,
-        k=arm.k,
-        batch=arm.batch,
-        dtype=config.dtype,
-        tokens_per_forward=arm.tokens_per_forward,
-        tokens_per_forward_heldout=tokens_per_forward_of(heldout_histogram, arm.k),
-        repeated_4grams=repeated_4grams(prompts, arm.blocks[0].tokens),
-        r=arm.step_seconds / baseline.step_seconds,
-        speedup=_median(speedups),
-        speedup_low=speedups[0],
-        speedup_high=speedups[-1],
-        tokens_per_second=_median(rates),
-        acceptance=arm.acceptance,
-        lossless=lossless,
-    )
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2] if len(values) % 2 else sum(sorted(values)[len(values) // 2 - 1 :][:2]) / 2
-
-
-def _details(
-    arm: Arm, baseline: Arm, limit_seconds: float, against_next: list[Mismatch], against_full: list[Mismatch]
-) -> dict[str, Any]:
-    """What stands beside a row in decoding.json."""
-    return {
-        "threads": arm.threads,
-        "step_seconds": arm.step_seconds,
-        "step_limit_seconds": limit_seconds,
-        "predicted_speedup": arm.tokens_per_forward / (arm.step_seconds / baseline.step_seconds),
-        "histogram": arm.histogram,
-        "prefill_seconds": [block.prefill_seconds for block in arm.blocks],
-        "repeats_tokens_per_second": [block.tokens_per_second for block in arm.blocks],
-        "repeats_other_processes_share": [block.other_share for block in arm.blocks],
-        "mismatches_next_token": [dataclasses.asdict(m) for m in against_next],
-        "mismatches_full_forward": [dataclasses.asdict(m) for m in against_full],
-    }
+def _distinct(blocks: Sequence[Block]) -> list[list[list[int]]]:
+    """The tokens of all repeats; equal ones, as they should be, are looked at once."""
+    return list({json.dumps(block.tokens): block.tokens for block in blocks}.values())
 
 
 def _samples(

@@ -1,0 +1,227 @@
+"""Speed, side by side: prints a table and, as its last line, one line of JSON.
+
+    python pipelines/bench.py subject=decode checkpoint=runs/latest/pretrain-n4
+    python pipelines/bench.py subject=decode size=110M dtype=bfloat16
+
+With checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or the UTF-8 file text=…),
+and every arm is checked for losslessness. Without it, a model of the named size with random weights is timed, and
+the number of accepted drafts is drawn from acceptance=[…]: the work is real, the text is not.
+"""
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import tempfile
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.decoding.config import DecodingConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeSubject(DecodingConfig):
+    """The fields of DecodingConfig, and what to measure them on."""
+
+    checkpoint: Path | None = None
+    """A trained model; None: random weights."""
+    shards: Path | None = None
+    """Where prompts come from; None: the directory with shards beside the checkpoint."""
+    text: Path | None = None
+    """A UTF-8 file to take prompts from instead."""
+    size: str = "2M"
+    """Without a checkpoint: the model's size."""
+    acceptance: tuple[float, ...] | None = None
+    """Without a checkpoint: shares of steps that accept at least 1, 2, … drafts; None: the size's own."""
+    cores: int | None = None
+    """CPU cores to use; None: all."""
+
+
+def parse(arguments: Sequence[str], kind: type) -> Any:
+    """key=value arguments to a dataclass. ValueError lists every fault."""
+    from pydantic import TypeAdapter, ValidationError
+
+    allowed = list(typing.get_type_hints(kind))
+    values: dict[str, Any] = {}
+    faults = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals:
+            faults.append(f"{argument}: write key=value")
+        elif key not in allowed:
+            near = difflib.get_close_matches(key, allowed, 3, 0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(allowed)}"
+            faults.append(f"{key}: no such key; {hint}")
+        else:
+            values[key] = _value(value)
+    try:
+        built: Any = TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        for fault in error.errors():
+            path = ".".join(map(str, fault["loc"]))
+            message = fault["msg"].removeprefix("Value error, ")
+            faults.append(f"{path}: {message}" if path else message)
+    if faults:
+        raise ValueError("\n".join(faults))
+    return built
+
+
+def _value(text: str) -> Any:
+    """A JSON value where it is one, else the text; lists need no quotes or brackets: batches=1,4."""
+    for candidate in (text, f"[{text}]" if "," in text else text):
+        try:
+            return json.loads(candidate)
+        except json.JSONDecodeError:
+            continue
+    return {"null": None, "None": None}.get(text, text)
+
+
+def decode(arguments: Sequence[str]) -> dict[str, Any]:
+    """Self-speculative against next-token decoding. Returns what the last line says."""
+    subject: DecodeSubject = parse(arguments, DecodeSubject)
+    if subject.checkpoint is not None:
+        return _decode_checkpoint(subject, subject.checkpoint)
+    return _decode_random(subject)
+
+
+def _config(subject: DecodeSubject) -> DecodingConfig:
+    return DecodingConfig(**{f.name: getattr(subject, f.name) for f in dataclasses.fields(DecodingConfig)})
+
+
+def _decode_checkpoint(subject: DecodeSubject, checkpoint: Path) -> dict[str, Any]:
+    import torch
+
+    from components.decoding.benchmark import run_benchmark
+    from components.model.weights import load_model
+    from components.tokenizer.codec import load_tokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(checkpoint, device)
+    codec = load_tokenizer(checkpoint / "tokenizer")
+    if subject.text is not None:
+        text: Any = _Tokens(codec.encode(subject.text.read_text(encoding="utf-8")))
+    else:
+        from components.shards.reader import TokenReader
+
+        text = TokenReader(subject.shards or _shards_beside(checkpoint), "test")
+    with tempfile.TemporaryDirectory() as directory:
+        run_benchmark(
+            _config(subject),
+            model,
+            text,
+            codec.decode_bytes,
+            Path(directory),
+            subject.cores or os.cpu_count() or 1,
+            _progress,
+        )
+        facts: dict[str, Any] = json.loads((Path(directory) / "decoding.json").read_text(encoding="utf-8"))
+    return {"subject": "decode", "checkpoint": str(checkpoint), "text": "greedy", **facts}
+
+
+class _Tokens(list[int]):
+    def window(self, start: int, length: int) -> list[int]:
+        return self[start : start + length]
+
+
+def _shards_beside(checkpoint: Path) -> Path:
+    """`runs/latest/` holds a link to every stage's output: the one with shards in it."""
+    for path in sorted(checkpoint.absolute().parent.iterdir()):
+        if (path / "shards.json").is_file():
+            return path
+    raise ValueError(f"no shards beside {checkpoint}; give shards=PATH or, for prompts from a file, text=PATH")
+
+
+def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
+    import torch
+
+    from components.decoding.benchmark import heads_to_measure
+    from components.decoding.machine import describe
+    from components.decoding.synthetic import SIZES, random_model, time_synthetic
+
+    if subject.size not in SIZES:
+        raise ValueError(f"size is {subject.size!r}; there are {', '.join(SIZES)}")
+    size = SIZES[subject.size]
+    acceptance = size.acceptance if subject.acceptance is None else subject.acceptance
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    config = _config(subject)
+    heads = heads_to_measure(config, size.model.n_future_tokens)
+    model = random_model(size.model, subject.seed, device)
+    rows = time_synthetic(config, model, heads, acceptance, subject.cores or os.cpu_count() or 1)
+    return {
+        "subject": "decode",
+        "size": subject.size,
+        "text": "invalid: random weights, acceptance drawn",
+        "config": dataclasses.asdict(config),
+        "acceptance": list(acceptance),
+        "model": dataclasses.asdict(size.model),
+        "machine": describe(),
+        "quiet": all(row["quiet"] is not False for row in rows),
+        "rows": rows,
+    }
+
+
+def _progress(done: float, total: float, text: str) -> None:
+    if sys.stderr.isatty():
+        print(
+            f"\r{100 * done / total:3.0f} % {text:<20}", end="" if done < total else "\n", file=sys.stderr, flush=True
+        )
+
+
+COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "batch": lambda row: str(row["batch"]),
+    "k": lambda row: str(row["k"]),
+    "threads": lambda row: str(row["threads"]),
+    "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
+    "step ms": lambda row: f"{1e3 * row['step_seconds']:.2f}",
+    "limit ms": lambda row: f"{1e3 * row['step_limit_seconds']:.2f}",
+    "E": lambda row: f"{row['tokens_per_forward']:.2f}",
+    "r": lambda row: f"{row['r']:.2f}",
+    "E/r": lambda row: f"{row['predicted_speedup']:.2f}",
+    "speed-up": lambda row: f"{row['speedup']:.2f} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})",
+    "lossless": lambda row: {True: "yes", False: "NO", None: "-"}[row.get("lossless")],
+}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for people."""
+    cells = [list(COLUMNS), *([show(row) for show in COLUMNS.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
+
+
+SUBJECTS: Mapping[str, Callable[[Sequence[str]], dict[str, Any]]] = {"decode": decode}
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or set(arguments) & {"-h", "--help", "help"}:
+        print(__doc__ + "\nKeys of subject=decode (defaults):")
+        for field in dataclasses.fields(DecodeSubject):
+            print(f"  {field.name}={field.default}")
+        return 0
+    named = [argument for argument in arguments if argument.startswith("subject=")]
+    name = named[-1].partition("=")[2] if named else ""
+    if name not in SUBJECTS:
+        near = difflib.get_close_matches(name, SUBJECTS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        print(f"bench.py: subject={name or '…'}: {hint}give one of {', '.join(SUBJECTS)}", file=sys.stderr)
+        return 2
+    try:
+        result = SUBJECTS[name]([argument for argument in arguments if argument not in named])
+    except (ValueError, OSError) as error:
+        print("\n".join(f"bench.py: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return 2
+    print(table(result["rows"]))
+    if not result["quiet"]:
+        print("Other processes used the machine meanwhile: read these figures with care.")
+    if str(result["text"]).startswith("invalid"):
+        print("Random weights: acceptance was drawn, the text is invalid.")
+    print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
