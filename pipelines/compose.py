@@ -68,7 +68,15 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
             faults += [_sentence(dict(e)) for e in error.errors()]
     if faults:
         raise Faults(faults)
-    return built[0], built[1]
+    return _absolute_paths(built[0]), built[1]
+
+
+def _absolute_paths(recipe: Recipe) -> Recipe:
+    """A path on the command line means the directory one stands in, wherever a worker stands."""
+    if recipe.corpus.path is None:
+        return recipe
+    path = str(Path(recipe.corpus.path).expanduser().absolute())
+    return dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, path=path))
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

@@ -32,8 +32,8 @@ from pipelines.compose import launch, refuse
 from pipelines.recipe import Options, Recipe
 
 
-def full(recipe: Recipe) -> Graph:
-    """The graph of a recipe. Pure: the recipe is its only input, and nothing runs yet."""
+def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
+    """The graph of a recipe. Pure, and nothing runs yet. `overrides` are what the report prints to reproduce it."""
     data = recipe.cluster.data
     corpus = collect.bind(recipe.corpus, name="corpus", execution=data)
     tokenizer = train_tokenizer.bind(recipe.tokenizer, corpus, name="tokenizer")
@@ -90,13 +90,19 @@ def full(recipe: Recipe) -> Graph:
             )
 
     report = write_report.bind(
-        ReportConfig(recipe=recipe.name),
+        ReportConfig(recipe.name, overrides),
         several(checkpoints),
         several(evaluations),
         several(benchmarks),
         name="report",
     )
     return Graph.of(report)
+
+
+def _telling(overrides: list[str]) -> tuple[str, ...]:
+    """Overrides that change a result, sorted: not those that say where or how to run."""
+    options = {f.name for f in dataclasses.fields(Options)} | {"conf", "cluster"}
+    return tuple(sorted(o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] not in options))
 
 
 def _training_resources(recipe: Recipe) -> Resources:
@@ -111,7 +117,7 @@ def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
     workspace = Path(options.workspace).expanduser().absolute()
     store = Store(workspace)
     try:
-        graph = select(full(recipe), options.only, options.until)
+        graph = select(full(recipe, _telling(overrides)), options.only, options.until)
         plan = make_plan(graph, store, options.reuse, options.only)
     except ValueError as error:
         return refuse([str(error)])

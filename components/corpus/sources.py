@@ -160,6 +160,17 @@ def _files_under(config: CorpusConfig) -> Iterator[tuple[str, str | None]]:
         raise ValueError(f"path {path} does not exist; give a folder, a file or a glob")
 
 
+def source_problems(config: CorpusConfig) -> list[str]:
+    """What a run would trip over: a path that is not given or not there."""
+    if config.source != "files":
+        return []
+    try:
+        next(_files_under(config), None)
+    except ValueError as error:
+        return [f"corpus.{error}"]
+    return []
+
+
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 

@@ -2,12 +2,12 @@
 
 from components.artifacts import Corpus, Pairs
 from components.corpus.config import CorpusConfig, PairsConfig
-from components.corpus.sources import source_identity
+from components.corpus.sources import source_identity, source_problems
 from components.flow.node import Resources, stage
 from components.flow.stage_run import StageRun
 
 
-@stage(version=1, resources=Resources(drives_ray=True), external=source_identity)
+@stage(version=1, resources=Resources(drives_ray=True), external=source_identity, problems=source_problems)
 def collect(config: CorpusConfig, run: StageRun) -> Corpus:
     """Read, filter, deduplicate and split the documents of a source."""
     from components.corpus.blocks import on_ray_data

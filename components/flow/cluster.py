@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
             "address": "local",
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
-            "dashboard_port": config.dashboard_port,
+            "dashboard_port": _free_port(config.dashboard_port),
             "object_store_memory": OBJECT_STORE_BYTES,
         }
     else:
@@ -103,6 +104,17 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
     return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0), f"http://{url}" if url else None, local)
+
+
+def _free_port(first: int) -> int:
+    """The first port from `first` on that nobody listens to on loopback."""
+    for port in range(first, min(first + 100, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Ray binds: a closed port counts as free
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise ConnectionError(f"no free port for the dashboard from {first} on; set cluster.dashboard_port")
 
 
 def _interrupt(*_: Any) -> None:
