@@ -95,7 +95,7 @@ def test_a_typo_in_a_recipe_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         file.write("\ntraining:\n  stepps: 3\n")
     monkeypatch.setattr(boundary, "CONF", tmp_path / "conf")
     monkeypatch.setattr(boundary, "ROOT", tmp_path)
-    assert faults() == ["training.stepps: no such key; did you mean training.steps?"]
+    assert faults() == ["training.stepps: no such key; did you mean training.steps or training.warmup_steps?"]
 
 
 def test_every_field_has_a_sentence_and_the_documentation_lists_it() -> None:
