@@ -24,6 +24,8 @@ class NodePlan:
     reason: str
     manifest: Manifest | None = None
     """Of the result to reuse."""
+    anew: bool = False
+    """Made again even if the same inputs gave a result before."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterabl
                 status, reason = "continue", f"from {partial[0]} of {partial[1]}"
             else:
                 status, reason = "run", _why(node, identity, store, found, reuse)
-        plans.append(NodePlan(node, identity, recipe_keys[node.name], status, reason, manifest))
+        plans.append(NodePlan(node, identity, recipe_keys[node.name], status, reason, manifest, reuse == "none"))
     _refuse_others(plans, set(only))
     problems = [p for n in plans if n.status in ("run", "continue") for p in _problems(n.node)]
     return Plan(tuple(plans), tuple(dict.fromkeys(problems)))

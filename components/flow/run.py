@@ -6,14 +6,11 @@ admission and Ray cannot wait for each other. A failure stops only what depends 
 
 import contextlib
 import fcntl
-import importlib
-import json
-import logging
 import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +18,15 @@ from typing import Any
 from rich.console import Console
 
 from components.flow import cluster as ray_cluster
+from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
+from components.flow.execute import execute
+from components.flow.folder import link, log_to, run_directory
 from components.flow.identity import arranged, machine
 from components.flow.node import Node, Several
 from components.flow.plan import NodePlan, Plan
 from components.flow.stage_run import StageRecord, StageRun, write_json
-from components.flow.store import Manifest, Store, encode_artifact, provenance
+from components.flow.store import Manifest, Store, provenance
 from components.flow.table import Row, RunTable
 from components.flow.tracking import Tracker, default_uri
 
@@ -67,7 +67,7 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
     here = ray_cluster.this_machine() if settings.cluster.address is None else None
-    problems = [*plan.problems, *(_shortages(plan.to_run(), here) if here else ())]
+    problems = [*plan.problems, *(shortages(plan.to_run(), here) if here else ())]
     if problems:
         raise Refused("\n".join(problems))
     settings.workspace.mkdir(parents=True, exist_ok=True)
@@ -109,8 +109,8 @@ class _Invocation:
     def __init__(self, plan: Plan, store: Store, settings: RunSettings, console: Console) -> None:
         self.plan, self.store, self.settings, self.console = plan, store, settings, console
         self.started = time.time()
-        self.directory = _run_directory(settings.workspace, settings.recipe)
-        self.log = _log_to(self.directory / "log.txt")
+        self.directory = run_directory(settings.workspace, settings.recipe)
+        self.log = log_to(self.directory / "log.txt")
         self.manifests = {p.node.name: p.manifest for p in plan.nodes if p.manifest is not None}
         self.failed: dict[str, str] = {}
         self.waiting = {p.node.name: p for p in plan.to_run()}
@@ -149,7 +149,7 @@ class _Invocation:
 
     def _start(self) -> None:
         self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace)
-        if lacking := _shortages(self.waiting.values(), self.cluster):
+        if lacking := shortages(self.waiting.values(), self.cluster):
             raise Refused("\n".join(lacking))
         if self.cluster.dashboard:
             self.console.print(
@@ -178,7 +178,9 @@ class _Invocation:
         forwarded = 0.0
         while self.waiting or self.running:
             self._drop_hopeless()
-            for plan in self._admissible():
+            assert self.cluster is not None
+            active = [r.plan.node for r in self.running.values()]
+            for plan in admissible(list(self.waiting.values()), active, self.manifests, self.cluster):
                 self._submit(plan)
             if not self.running:
                 continue
@@ -200,23 +202,6 @@ class _Invocation:
                 self.failed[name] = f"needs {broken[0]}"
                 self.table.set(name, "stopped", f"needs {broken[0]}")
 
-    def _admissible(self) -> list[NodePlan]:
-        """Ready nodes that fit beside what runs, in the order of the graph."""
-        assert self.cluster is not None
-        free = self.cluster.cpus - sum(r.cpus for r in self.running.values())
-        chosen: list[NodePlan] = []
-        alone = any(r.plan.node.resources.alone for r in self.running.values())
-        for plan in self.waiting.values():
-            if any(i.name not in self.manifests for i in plan.node.flat_inputs()):
-                continue
-            cpus = _cpus(plan.node, self.cluster)
-            empty = not self.running and not chosen
-            if empty or (cpus <= free and not alone and not plan.node.resources.alone):
-                chosen.append(plan)
-                free -= cpus
-                alone = alone or plan.node.resources.alone
-        return chosen
-
     def _submit(self, plan: NodePlan) -> None:
         import ray
 
@@ -225,7 +210,7 @@ class _Invocation:
         digests = {i.name: str(self.manifests[i.name].artifact["digest"]) for i in node.flat_inputs()}
         key = plan.identity.key(arranged(node, digests))
         committed = self.store.find(node.stage.name, key)
-        if committed is not None and plan.reason != "reuse=none":
+        if committed is not None and not plan.anew:
             # an input ran again and came out the same: the wave of reruns ends here
             self.store.point(plan.recipe_key, committed)
             self.manifests[node.name] = committed
@@ -233,8 +218,8 @@ class _Invocation:
             self.table.set(node.name, "reused", "its inputs came out the same")
             return
         assert self.cluster is not None
-        cpus = _cpus(node, self.cluster)
-        keep_work = node.stage.resumable and plan.reason != "reuse=none"
+        cpus = cpus_of(node, self.cluster)
+        keep_work = node.stage.resumable and not plan.anew
         attempt = self.store.new_attempt(node.stage.name, key, keep_work)
         stage_run = StageRun(
             node.name,
@@ -253,7 +238,7 @@ class _Invocation:
             )
         held = node.resources
         # max_calls: a process of its own, so that threads and memory of one stage do not reach the next
-        task = ray.remote(max_calls=1, max_retries=0)(_execute).options(
+        task = ray.remote(max_calls=1, max_retries=0)(execute).options(
             name=node.name,
             num_cpus=0 if held.drives_ray else cpus,
             num_gpus=0 if held.drives_ray else held.gpus,
@@ -371,11 +356,7 @@ class _Invocation:
             self.tracker.finish_stage(node.name, "FAILED")
 
     def _link(self, name: str) -> None:
-        """A readable link to a stage's output."""
-        target = self.store.directory(self.manifests[name])
-        link = self.directory / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(os.path.relpath(target, self.directory))
+        link(self.directory, name, self.store.directory(self.manifests[name]))
 
     def _finish(self, status: str) -> None:
         names = {n: {"key": m.key, "stage": m.stage} for n, m in self.manifests.items()}
@@ -391,87 +372,3 @@ class _Invocation:
                     self.tracker.results(self.tracker.parent, headline)
         with contextlib.suppress(Exception):
             self.tracker.finish(status)
-
-
-def _cpus(node: Node[Any], cluster: Cluster) -> float:
-    return cluster.cpus if node.resources.cpus is None else node.resources.cpus
-
-
-def _shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:
-    """What the cluster, or this machine, is short of; a sentence per need, naming the stages that have it."""
-    where = "this machine has" if cluster.local else "the cluster has"
-    short: dict[str, list[str]] = {}
-    for plan in plans:
-        need = plan.node.resources
-        if (need.cpus or 0) > cluster.cpus:
-            short.setdefault(f"{need.cpus:g} CPU cores; {where} {cluster.cpus:g}", []).append(plan.node.title)
-        if need.gpus > cluster.gpus:
-            short.setdefault(f"{need.gpus:g} GPUs; {where} {cluster.gpus:g}", []).append(plan.node.title)
-    advice = "join a cluster with cluster.address=HOST:PORT, or ask for less (cluster.training.workers=…)"
-    return [f"{', '.join(titles)} needs {need}: {advice}" for need, titles in short.items()]
-
-
-def _run_directory(workspace: Path, recipe: str) -> Path:
-    """A new `<workspace>/<recipe>-<time>/`, with `<workspace>/latest` leading to it."""
-    stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    directory = workspace / stem
-    for i in range(2, 1000):
-        if not directory.exists():
-            break
-        directory = workspace / f"{stem}-{i}"
-    directory.mkdir()
-    partial = workspace / ".latest"
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(directory.name)
-    partial.replace(workspace / "latest")
-    return directory
-
-
-def _log_to(path: Path) -> logging.Logger:
-    logger = logging.getLogger("components.flow")
-    logger.handlers.clear()
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    return logger
-
-
-def _execute(module: str, function: str, config: Any, inputs: list[Any], run: StageRun) -> tuple[Any, list[str]]:
-    """In the stage's own process: run it, its output in the attempt's log; returns the encoded artifact."""
-    os.environ["OMP_NUM_THREADS"] = str(run.cpus)  # Ray sets 1 for a task that holds no CPU
-    stage = getattr(importlib.import_module(module), function)
-    with _output_to(run.directory / "log.txt"):
-        try:
-            artifact = stage(config, *inputs, run)
-            encoded = encode_artifact(artifact, run.directory)
-            if run.metrics_path.exists():
-                (run.directory / "metrics.jsonl").write_bytes(run.metrics_path.read_bytes())
-        except Exception as error:
-            traceback.print_exc()
-            text = str(error).strip() or "no message"
-            (run.directory / "error.txt").write_text(f"{type(error).__name__}: {text}\n", encoding="utf-8")
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
-    path = run.directory / "warnings.jsonl"
-    warnings = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return encoded, warnings
-
-
-@contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Standard output and error of this process, libraries' included, go to a file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = os.dup(1), os.dup(2)
-    with path.open("a", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for number, original in zip((1, 2), saved, strict=True):
-                os.dup2(original, number)
-                os.close(original)

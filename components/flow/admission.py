@@ -1,0 +1,47 @@
+"""What may run now: ready nodes that fit beside what runs, counted by what their workers need."""
+
+from collections.abc import Container, Iterable
+from typing import Any
+
+from components.flow.cluster import Cluster
+from components.flow.node import Node
+from components.flow.plan import NodePlan
+
+
+def admissible(
+    waiting: Iterable[NodePlan], running: Iterable[Node[Any]], ready: Container[str], cluster: Cluster
+) -> list[NodePlan]:
+    """Waiting nodes to start beside `running`, in the order of the graph. `ready` names the nodes with a result.
+
+    One node always fits an idle cluster; a node that runs alone waits for an idle one.
+    """
+    beside = list(running)
+    chosen: list[NodePlan] = []
+    for plan in waiting:
+        node = plan.node
+        if any(i.name not in ready for i in node.flat_inputs()):
+            continue
+        free = cluster.cpus - sum(cpus_of(other, cluster) for other in beside)
+        alone = node.resources.alone or any(other.resources.alone for other in beside)
+        if not beside or (cpus_of(node, cluster) <= free and not alone):
+            chosen.append(plan)
+            beside.append(node)
+    return chosen
+
+
+def cpus_of(node: Node[Any], cluster: Cluster) -> float:
+    return cluster.cpus if node.resources.cpus is None else node.resources.cpus
+
+
+def shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:
+    """What the cluster, or this machine, is short of; a sentence per need, naming the stages that have it."""
+    where = "this machine has" if cluster.local else "the cluster has"
+    short: dict[str, list[str]] = {}
+    for plan in plans:
+        need = plan.node.resources
+        if (need.cpus or 0) > cluster.cpus:
+            short.setdefault(f"{need.cpus:g} CPU cores; {where} {cluster.cpus:g}", []).append(plan.node.title)
+        if need.gpus > cluster.gpus:
+            short.setdefault(f"{need.gpus:g} GPUs; {where} {cluster.gpus:g}", []).append(plan.node.title)
+    advice = "join a cluster with cluster.address=HOST:PORT, or ask for less (cluster.training.workers=…)"
+    return [f"{', '.join(titles)} needs {need}: {advice}" for need, titles in short.items()]

@@ -1,0 +1,55 @@
+"""What may run side by side, and what may not."""
+
+from pathlib import Path
+
+from toy_pipeline import Count, Scale, Source, count, scale, source, total
+
+from components.flow.admission import admissible, shortages
+from components.flow.cluster import Cluster
+from components.flow.node import Graph, Node, Resources, several
+from components.flow.plan import NodePlan, make_plan
+from components.flow.store import Store
+
+TWO_CORES = Cluster(cpus=2, gpus=0, dashboard=None, local=True)
+
+
+def plans(tmp_path: Path, **resources: Resources) -> dict[str, NodePlan]:
+    start = source.bind(Source())
+    a = scale.bind(Scale(), start, name="a", resources=resources.get("a"))
+    b = count.bind(Count(), start, name="b", resources=resources.get("b"))
+    goal = total.bind(None, several([a, b]))
+    return {p.node.name: p for p in make_plan(Graph.of(goal), Store(tmp_path)).nodes}
+
+
+def started(plans: dict[str, NodePlan], running: list[Node[object]], ready: set[str]) -> list[str]:
+    waiting = [p for n, p in plans.items() if n not in ready and p.node not in running]
+    return [p.node.name for p in admissible(waiting, running, ready, TWO_CORES)]
+
+
+def test_only_what_has_all_its_inputs_is_ready(tmp_path: Path) -> None:
+    found = plans(tmp_path)
+    assert started(found, [], set()) == ["source"]
+    assert started(found, [found["a"].node], {"source"}) == ["b"]
+    assert started(found, [], {"source", "a", "b"}) == ["total"]
+
+
+def test_what_fits_together_runs_together(tmp_path: Path) -> None:
+    assert started(plans(tmp_path), [], {"source"}) == ["a", "b"]
+    all_cores = plans(tmp_path, a=Resources(cpus=None), b=Resources(cpus=1))
+    assert started(all_cores, [], {"source"}) == ["a"]
+    assert started(all_cores, [all_cores["a"].node], {"source"}) == []
+
+
+def test_a_measuring_stage_runs_alone(tmp_path: Path) -> None:
+    found = plans(tmp_path, a=Resources(cpus=1, alone=True), b=Resources(cpus=1))
+    assert started(found, [], {"source"}) == ["a"]
+    assert started(found, [found["a"].node], {"source"}) == []
+    assert started(found, [found["b"].node], {"source"}) == []
+
+
+def test_a_shortage_names_stages_need_and_what_there_is(tmp_path: Path) -> None:
+    found = plans(tmp_path, a=Resources(cpus=1, gpus=8), b=Resources(cpus=16))
+    said = shortages(found.values(), TWO_CORES)
+    assert len(said) == 2
+    assert said[0].startswith("a needs 8 GPUs; this machine has 0")
+    assert said[1].startswith("b needs 16 CPU cores; this machine has 2")
