@@ -164,7 +164,12 @@ class _Invocation:
         )
         self.tracker.start(
             f"{self.settings.recipe} · {self.directory.name.rsplit('-', 1)[-1]}",
-            {"git_commit": commit},
+            {
+                "git_commit": commit,
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.name": Path(self.provenance["command"][0]).name,
+                "mlflow.source.git.commit": commit,
+            },
             self.settings.config,
             f"`{' '.join(self.provenance['command'])}`\n\nFiles: `{self.directory}`"
             + (f"\n\nReused:\n{reused}" if reused else ""),
