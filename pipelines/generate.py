@@ -27,6 +27,11 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def wants_colour(out: TextIO) -> bool:
+    """A terminal does, unless NO_COLOR is set (no-color.org)."""
+    return out.isatty() and not os.environ.get("NO_COLOR")
+
+
 class RunPrinter:
     """Writes runs of tokens as text. A character whose bytes are cut by a run's end waits for the rest of them."""
 
@@ -68,7 +73,7 @@ def generate(arguments: argparse.Namespace) -> None:
     decoder = Decoder(load_model(arguments.checkpoint, device), getattr(torch, arguments.dtype))
     k = config.n_future_tokens if arguments.k is None else arguments.k
 
-    printer = RunPrinter(sys.stdout, sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    printer = RunPrinter(sys.stdout, wants_colour(sys.stdout))
     prompt = [codec.bos_id, *codec.encode(arguments.prompt)]
 
     before = [arguments.prompt]  # written with the first tokens, when all was found good

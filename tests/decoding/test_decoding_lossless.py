@@ -1,0 +1,144 @@
+"""Self-speculative decoding emits what next-token decoding emits, and both what a full forward without caches says."""
+
+import random
+
+import pytest
+import torch
+
+from components.decoding.checks import full_forward_mismatches
+from components.decoding.engine import Decoder
+from components.model.config import ModelConfig
+from components.model.transformer import MultiTokenTransformer
+
+VOCABULARY = 41
+
+
+def sharp_model(seed: int = 0, **shape: object) -> MultiTokenTransformer:
+    """Random weights, large enough that the choices differ by much more than rounding; norms not all ones."""
+    settings = {"dim": 32, "layers": 6, "n_attention_heads": 4, "ffn_dim": 48, "vocabulary_size": VOCABULARY}
+    model = MultiTokenTransformer(ModelConfig(**(settings | shape)))  # type: ignore[arg-type]
+    model.init_weights(seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            else:
+                parameter.mul_(8)
+    return model.eval()
+
+
+def ragged_prompts(seed: int, lengths: tuple[int, ...] = (3, 11, 1, 17, 11)) -> list[list[int]]:
+    generator = random.Random(seed)
+    return [[generator.randrange(VOCABULARY) for _ in range(length)] for length in lengths]
+
+
+SHAPES = {
+    "parallel": {"n_future_tokens": 4},
+    "parallel, grouped queries": {"n_future_tokens": 3, "n_kv_heads": 2},
+    "parallel, tied": {"n_future_tokens": 2, "tied_embeddings": True},
+    "parallel, wide": {"n_future_tokens": 3, "dim": 512, "layers": 4, "n_attention_heads": 8, "n_kv_heads": 2},
+    "one head": {"n_future_tokens": 1},
+    "replicated": {"n_future_tokens": 5, "arrangement": "replicated", "n_kv_heads": 1},
+    "replicated, one layer": {"n_future_tokens": 8, "arrangement": "replicated", "layers": 1},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_every_k_equals_the_full_forward_in_ragged_batches(shape: dict[str, object]) -> None:
+    model = sharp_model(**shape)
+    decoder = Decoder(model)
+    prompts, limits = ragged_prompts(1), [20, 33, 40, 1, 25]
+    for k in range(1, model.config.n_future_tokens + 1):
+        made = decoder.generate(prompts, limits, k=k)
+        assert full_forward_mismatches(model, prompts, made.tokens) == []
+        assert [len(tokens) for tokens in made.tokens] == limits
+        assert [sum(runs) for runs in made.runs] == limits
+        assert all(runs[0] == 1 and max(runs) <= k for runs in made.runs)
+
+
+def test_a_sequence_is_the_same_alone_and_in_any_batch() -> None:
+    model = sharp_model(n_future_tokens=4)
+    decoder = Decoder(model)
+    prompts = ragged_prompts(2, (5, 2, 9, 2))
+    together = decoder.generate(prompts, 30, k=3).tokens
+    assert [decoder.generate([prompt], 30, k=3).tokens[0] for prompt in prompts] == together
+    assert decoder.generate(prompts[::-1], 30, k=3).tokens == together[::-1]
+
+
+def test_plain_matrices_give_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where packing does not work on a machine, torch.mm takes over."""
+    model = sharp_model(n_future_tokens=3, dim=512, layers=4, n_attention_heads=8)
+    prompts = ragged_prompts(3)
+    packed = Decoder(model).generate(prompts, 12, k=3)
+    monkeypatch.setattr("components.decoding.kernels.packing_works", lambda dtype: False)
+    assert Decoder(model).generate(prompts, 12, k=3).tokens == packed.tokens
+
+
+def test_bfloat16_decodes_and_stays_near() -> None:
+    """Equality is not promised in bfloat16; each choice must be within its rounding of the best one."""
+    model = sharp_model(n_future_tokens=4)
+    prompts = ragged_prompts(4)
+    logits_std = float(model(torch.tensor([prompts[3]]), heads=1).detach().std())
+    for k in (1, 4):
+        made = Decoder(model, torch.bfloat16).generate(prompts, 16, k=k)
+        assert all(m.margin < 0.1 * logits_std for m in full_forward_mismatches(model, prompts, made.tokens))
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_a_stop_cuts_at_the_same_token_whatever_k(k: int) -> None:
+    model = sharp_model(n_future_tokens=4)
+    decoder = Decoder(model)
+    prompts = ragged_prompts(5)
+    free = decoder.generate(prompts, 40).tokens
+    stop_ids = {free[0][7], free[1][20]}
+    made = decoder.generate(prompts, 40, k=k, stop_ids=stop_ids)
+    for row, tokens in enumerate(free):
+        end = next((i + 1 for i, token in enumerate(tokens) if token in stop_ids), 40)
+        assert made.tokens[row] == tokens[:end]
+
+    seen: list[tuple[int, int]] = []
+
+    def stop(row: int, tokens: list[int]) -> bool:
+        seen.append((row, len(tokens)))
+        return len(tokens) == 5 + row
+
+    assert decoder.generate(prompts, 40, k=k, stop=stop).tokens == [t[: 5 + i] for i, t in enumerate(free)]
+    assert sorted(seen) == [(row, length) for row in range(5) for length in range(1, 6 + row)]
+
+
+def test_on_step_sees_every_token_once_in_order() -> None:
+    model = sharp_model(n_future_tokens=4)
+    prompts = ragged_prompts(6)
+    told: list[list[int]] = [[] for _ in prompts]
+    calls = []
+
+    def on_step(new: list[list[int]]) -> None:
+        calls.append(1)
+        for row, tokens in enumerate(new):
+            told[row] += tokens
+
+    made = Decoder(model).generate(prompts, [9, 3, 9, 9, 1], k=4, on_step=on_step)
+    assert told == made.tokens
+    assert len(calls) == made.steps + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompts": [[1]], "max_new_tokens": 5, "k": 5}, "k is 5; this model has 4"),
+        ({"prompts": [[1]], "max_new_tokens": 5, "k": 0}, "k is 0"),
+        ({"prompts": [[1], []], "max_new_tokens": 5}, "prompt 1 is empty"),
+        ({"prompts": [[1, VOCABULARY]], "max_new_tokens": 5}, f"token {VOCABULARY}; the model's vocabulary is 0..40"),
+        ({"prompts": [[-1]], "max_new_tokens": 5}, "token -1"),
+        ({"prompts": [[1]], "max_new_tokens": 0}, "at least 1"),
+        ({"prompts": [[1]], "max_new_tokens": [3, 3]}, "2 limits for 1 prompts"),
+    ],
+)
+def test_what_cannot_be_decoded_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Decoder(sharp_model(n_future_tokens=4)).generate(**arguments)  # type: ignore[arg-type]
+
+
+def test_no_prompts_give_nothing() -> None:
+    assert Decoder(sharp_model()).generate([], 5).tokens == []
