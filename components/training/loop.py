@@ -21,13 +21,14 @@ from components.model.transformer import MultiTokenTransformer
 from components.training.checkpoint import (
     checkpoint_path,
     latest_intact,
+    list_checkpoints,
     load_checkpoint,
     save_checkpoint,
     step_of,
 )
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loss import IGNORE, HeadSums, multi_token_backward
-from components.training.metrics import Interval, matmul_flops, progress_text, step_metrics
+from components.training.metrics import Interval, StepResult, matmul_flops, progress_text, step_metrics
 from components.training.optimizer import Gradients, make_optimizer
 from components.training.parallel import from_first_worker, rank_and_workers, sum_over_workers
 from components.training.schedule import learning_rate
@@ -80,16 +81,6 @@ class TrainState:
         return TrainState(model.train(), make_optimizer(model, config), Gradients(model.parameters()))
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What one step of all workers together measured."""
-
-    sums: HeadSums
-    gradient_norm: float
-    """Before clipping."""
-    learning_rate: float
-
-
 def train_step(state: TrainState, batch: Batch, config: TrainingConfig, micro_batch_sequences: int) -> StepResult:
     """One optimizer step on one global batch. NonFiniteLoss leaves weights and optimizer as they were."""
     tokens_GT, targets_KGT = batch
@@ -131,17 +122,17 @@ def train(
     """
     resume(state, config, checkpoints, reporter)
     device = state.gradients.flat.device
-    roof = matmul_flops(device, config.precision) * rank_and_workers()[1] if reporter else 0.0
+    roof = measured_roof(device, config, reporter) if reporter else 0.0
     recent, said = Interval(), 0.0
     while state.step < config.steps:
         started = time.perf_counter()
         try:
             result = train_step(state, data.batch(state.step), config, execution.micro_batch_sequences)
         except NonFiniteLoss as error:
-            last = latest_intact(checkpoints)[0]
+            saved = list_checkpoints(checkpoints)
             raise NonFiniteLoss(
                 f"step {state.step + 1} of {config.steps} is not finite: {error}. Its data: {data.where(state.step)}. "
-                f"Last good checkpoint: {last or 'none'}. Lower learning_rate, or look at that data"
+                f"Last good checkpoint: {saved[-1] if saved else 'none'}. Lower learning_rate, or look at that data"
             ) from None
         seconds = time.perf_counter() - started
         state.seconds += seconds
@@ -151,15 +142,7 @@ def train(
         state.interval.add(result.sums, seconds)
         recent.add(result.sums, seconds)
         if done or state.step == 1 or state.step % execution.log_every == 0:
-            values = step_metrics(
-                state.interval,
-                result.learning_rate,
-                result.gradient_norm,
-                state.model.config,
-                config,
-                roof,
-                device,
-            )
+            values = step_metrics(state.interval, result, state.model.config, config, roof, device)
             reporter.metrics(state.step, values)
             state.interval = Interval()
         if done or state.step % execution.checkpoint_every == 0:
@@ -168,6 +151,14 @@ def train(
         if done or time.monotonic() - said > 1:
             reporter.progress(state.step, config.steps, progress_text(recent, config, state.step))
             recent, said = Interval(), time.monotonic()
+
+
+def measured_roof(device: torch.device, config: TrainingConfig, reporter: Reporter) -> float:
+    """FLOP/s that matrix products reach here on all workers together; warns where the precision is ill chosen."""
+    rate = matmul_flops(device, config.precision)
+    if config.precision == "bfloat16" and 1.5 * rate < matmul_flops(device, "float32"):
+        reporter.warn("bfloat16 is slower than float32 on this processor: set precision to float32")
+    return rate * rank_and_workers()[1]
 
 
 def resume(state: TrainState, config: TrainingConfig, checkpoints: Path, reporter: Reporter | None) -> None:

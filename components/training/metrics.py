@@ -12,6 +12,16 @@ from components.training.config import Precision, TrainingConfig
 from components.training.loss import HeadSums
 
 
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of all workers together measured."""
+
+    sums: HeadSums
+    gradient_norm: float
+    """Before clipping."""
+    learning_rate: float
+
+
 @dataclass
 class Interval:
     """Sums over the steps since the last line of metrics; kept in checkpoints, so that a resumed line is equal."""
@@ -33,8 +43,7 @@ class Interval:
 
 def step_metrics(
     interval: Interval,
-    learning_rate: float,
-    gradient_norm: float,
+    result: StepResult,
     model: ModelConfig,
     config: TrainingConfig,
     roof_flops: float,
@@ -49,8 +58,8 @@ def step_metrics(
     tokens_per_second = interval.steps * config.batch_tokens / interval.seconds
     flops_per_second = tokens_per_second * model.flops_per_token(config.context_length)
     return values | {
-        "train/learning_rate": learning_rate,
-        "train/gradient_norm": gradient_norm,
+        "train/learning_rate": result.learning_rate,
+        "train/gradient_norm": result.gradient_norm,
         "speed/tokens_per_second": tokens_per_second,
         "speed/flops_per_second": flops_per_second,
         "speed/share_of_matmul": flops_per_second / roof_flops,

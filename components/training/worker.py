@@ -1,5 +1,6 @@
 """What one worker does. The same in the stage's own process and in a Ray Train worker."""
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,21 @@ def work(job: Job) -> None:
     """Train to the last step and leave its checkpoint. With several workers a process group must exist."""
     torch.set_num_threads(job.threads)
     on_gpu = job.execution.gpus_per_worker > 0
+    if not on_gpu:
+        keep_freed_memory()
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     state = TrainState.fresh(job.make_model().to(device), job.config)
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
     train(state, job.config, job.execution, job.open_data(device), job.checkpoints, reporter)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed for the next step, where it can be told so (glibc).
+
+    By default it gives large blocks back to the system and every step pays for having them mapped anew.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 1 << 30)
+        mallopt(mmap_threshold, 1 << 25)  # the largest that it accepts

@@ -1,0 +1,37 @@
+"""The forms of causal attention against its definition in float64."""
+
+import math
+
+import pytest
+import torch
+
+from components.model.transformer import causal_attention
+
+
+def by_definition(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    repeats = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    seen = torch.ones(q.shape[2], q.shape[2]).tril().bool()
+    return scores.masked_fill(~seen, -math.inf).softmax(-1) @ v
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("T", [1, 33, 600])
+def test_values_and_gradients(dtype: torch.dtype, tolerance: float, kv_heads: int, T: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, T, 16), (2, kv_heads, T, 16), (2, kv_heads, T, 16), (2, 4, T, 16)]
+    *qkv, outward = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    ours = [x.clone().requires_grad_() for x in qkv]
+    exact = [x.double().requires_grad_() for x in qkv]
+    result, reference = causal_attention(*ours), by_definition(*exact)
+    assert result.dtype == dtype
+    result.backward(outward)
+    reference.backward(outward.double())
+    pairs = [(result, reference), *((a.grad, b.grad) for a, b in zip(ours, exact, strict=True))]
+    for a, b in pairs:  # with one position the weights are constant: q and k have no gradient
+        assert (a.double() - b).norm() <= tolerance * (b.norm() + 1)
+    with torch.no_grad():
+        plain = causal_attention(*qkv)
+    assert (plain.double() - reference).norm() <= tolerance * reference.norm()
