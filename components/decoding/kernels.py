@@ -110,6 +110,6 @@ def rms_divide(x: Tensor, sqrt_width_eps: Tensor) -> Tensor:
 
 def turn(x_RNE: Tensor, angles_RNC: Tensor, dtype: torch.dtype) -> Tensor:
     """Rotary positions as one complex product; pairs (2j, 2j + 1) of the last axis are the complex numbers."""
-    pairs = x_RNE.float().view(*x_RNE.shape[:-1], -1, 2)
-    turned = torch.view_as_real(torch.view_as_complex(pairs) * angles_RNC)
-    return turned.view(x_RNE.shape).to(dtype)
+    R, N, E = x_RNE.shape
+    pairs = x_RNE.float().view(R, N, E // 2, 2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * angles_RNC).view(R, N, E).to(dtype)

@@ -31,14 +31,16 @@ def step_limits(
 ) -> list[float]:
     """Seconds per step of every arm: per part the larger of bytes / bandwidth and operations / matmul rate.
 
-    Bandwidth is measured on an array as large as the weights, by all cores, so a model that fits a cache is held
-    against the cache. The caches of keys and values are left out: they are small beside the weights here.
+    Bandwidth is measured on an array as large as the weights, so a model that fits a cache is held against the
+    cache; by one core and by all, whichever is more. The caches of keys and values are left out: they are small
+    beside the weights here.
     """
     size = torch.empty(0, dtype=dtype).element_size()
-    rate = matmul_rate(dtype, cores, device)
+    rate = max(matmul_rate(dtype, threads, device) for threads in {1, cores})
     found = []
     for arm in arms:
         parts = step_products(config, arm.k, batch)
-        bandwidth = read_bandwidth(sum(weights for weights, _ in parts) * size, cores, device)
+        weights_bytes = sum(weights for weights, _ in parts) * size
+        bandwidth = max(read_bandwidth(weights_bytes, threads, device) for threads in {1, cores})
         found.append(sum(max(weights * size / bandwidth, 2 * weights * rows / rate) for weights, rows in parts))
     return found
