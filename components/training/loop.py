@@ -149,7 +149,7 @@ def train(
             save(state, checkpoints, execution.keep_checkpoints)
             reporter.committed(state.step, config.steps)
         if done or time.monotonic() - said > 1:
-            reporter.progress(state.step, config.steps, progress_text(recent, config, state.step))
+            reporter.progress(state.step, config.steps, progress_text(recent, config))
             recent, said = Interval(), time.monotonic()
 
 

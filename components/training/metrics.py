@@ -1,4 +1,4 @@
-"""What a training says of itself: means over the steps since the last line, speed, memory, time left."""
+"""What a training says of itself: means over the steps since the last line, speed, memory."""
 
 import resource
 import sys
@@ -88,10 +88,9 @@ def peak_memory_bytes(device: torch.device) -> float:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
-def progress_text(recent: Interval, config: TrainingConfig, step: int) -> str:
-    """`loss 2.31, 12,300 tokens/s, 1:23 left`: next-token loss and speed over the steps of `recent`."""
+def progress_text(recent: Interval, config: TrainingConfig) -> str:
+    """`loss 2.31, 12,300 tokens/s`: next-token loss and speed over the steps of `recent`."""
     loss = recent.loss[0] / max(recent.count[0], 1)
     seconds_per_step = recent.seconds / recent.steps
-    minutes, seconds = divmod(round((config.steps - step) * seconds_per_step), 60)
     speed = config.batch_tokens / seconds_per_step
-    return f"loss {loss:.2f}, {speed:,.0f} tokens/s, {minutes}:{seconds:02d} left"
+    return f"loss {loss:.2f}, {speed:,.0f} tokens/s"
