@@ -30,8 +30,8 @@ from components.flow.store import Manifest, Store, provenance
 from components.flow.table import Row, RunTable
 from components.flow.tracking import Tracker, default_uri
 
-POLL_SECONDS = 0.25
-FORWARD_SECONDS = 2.0
+POLL_SECONDS = 0.5
+FORWARD_SECONDS = 5.0
 
 
 class Refused(Exception):

@@ -41,7 +41,9 @@ def test_the_paper_s_13b_recipe() -> None:
 
 
 def test_overrides_reach_their_field() -> None:
-    recipe, options = compose(["conf=bytes", "training.steps=7", "future_tokens=[1,2]", "workspace=/tmp/x", "plan=true"])
+    recipe, options = compose(
+        ["conf=bytes", "training.steps=7", "future_tokens=[1,2]", "workspace=/tmp/x", "plan=true"]
+    )
     assert (recipe.training.steps, recipe.future_tokens) == (7, (1, 2))
     assert (options.workspace, options.plan) == ("/tmp/x", True)
 
