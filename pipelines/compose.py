@@ -56,6 +56,7 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
 
     given = {key: value for key, value in values.items() if key != "conf"}
     faults, known = _strip_unknown(given, (Recipe, Options), "")
+    faults += _booleans_as_numbers(known, (Recipe, Options), "")
     names = {f.name for f in dataclasses.fields(Options)}
     built: list[Any] = []
     for target, part in (
@@ -113,6 +114,21 @@ def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str
         else:
             known[key] = value
     return faults, known
+
+
+def _booleans_as_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> list[str]:
+    """True and False where a number belongs (Python would take them for 1 and 0)."""
+    hints: dict[str, Any] = {}
+    for kind in kinds:
+        hints |= _fields(kind)
+    faults = []
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else key
+        if isinstance(value, Mapping):
+            faults += _booleans_as_numbers(value, (hints[key],), path)
+        elif isinstance(value, bool) and hints[key] is not bool:
+            faults.append(f"{path}: input should be {getattr(hints[key], '__name__', hints[key])} (given: {value!r})")
+    return faults
 
 
 def _paths(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:

@@ -108,7 +108,8 @@ def _telling(overrides: list[str]) -> tuple[str, ...]:
 def _training_resources(recipe: Recipe) -> Resources:
     asked = recipe.cluster.training
     cpus = asked.workers * asked.cpus_per_worker if asked.cpus_per_worker else None
-    return Resources(cpus, asked.workers * asked.gpus_per_worker, drives_ray=True)
+    gpus = asked.workers * asked.gpus_per_worker
+    return Resources(cpus, at_least_cpus=asked.workers, gpus=gpus, drives_ray=True)
 
 
 def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
@@ -137,7 +138,7 @@ def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
         return refuse(str(error).splitlines())
     except KeyboardInterrupt:
         console.print("\nStopped. Nothing is left running; the same command goes on from the last checkpoint.")
-        return 130
+        raise
     _say_where(console, workspace, outcome, options)
     return 1 if outcome.failed else 0
 
@@ -157,7 +158,8 @@ def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Opt
     page = outcome.tracking_page or "/"
     if options.tracking_uri is None:
         uri = shlex.quote(outcome.tracking_uri)
-        console.print(f"MLflow     mlflow server --backend-store-uri {uri} --port 5055 --workers 1", soft_wrap=True)
+        server = f"MLFLOW_DISABLE_TELEMETRY=true {shlex.quote(sys.executable)} -m mlflow server"
+        console.print(f"MLflow     {server} --backend-store-uri {uri} --port 5055 --workers 1", soft_wrap=True)
         console.print(f"           then open http://127.0.0.1:5055{page}", soft_wrap=True)
     else:
         console.print(f"MLflow     {options.tracking_uri}{page}", soft_wrap=True)

@@ -3,6 +3,7 @@
 Plain frozen dataclasses are the truth; YAML in `conf/` and the command line only fill them (`pipelines.compose`).
 """
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -52,6 +53,13 @@ class Recipe:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
+            raise ValueError(f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only")
+        if self.evaluation.context_length > self.training.context_length:
+            raise ValueError(
+                f"evaluation.context_length is {self.evaluation.context_length}, more than the model is trained on: "
+                f"at most training.context_length, {self.training.context_length}"
+            )
         if not self.future_tokens:
             raise ValueError("future_tokens is empty; it lists the n to compare, such as [1,4]")
         if len(set(self.future_tokens)) != len(self.future_tokens):
@@ -65,7 +73,7 @@ class Recipe:
             if pretrained not in self.future_tokens:
                 raise ValueError(
                     f"finetunes starts from n = {pretrained}, which is not trained: future_tokens is "
-                    f"{list(self.future_tokens)}"
+                    f"{list(self.future_tokens)}; give finetunes=[[n,1]] with an n of these, or finetunes=[]"
                 )
             if not 1 <= target <= pretrained:
                 raise ValueError(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")

@@ -54,7 +54,8 @@ def write_pairs(config: PairsConfig, corpus: Path, directory: Path, progress: Pr
             raise ValueError(
                 f"the {split} split yields no pairs: it has no Python function with a docstring, a prompt of at most "
                 f"{config.max_prompt_characters} characters and a completion of {config.min_completion_characters} "
-                f"to {config.max_completion_characters}; widen these limits or give a larger corpus of Python code"
+                f"to {config.max_completion_characters}; widen these limits, give "
+                "a larger corpus of Python code, or leave fine-tuning out with finetunes=[]"
             )
         for pair in pairs:
             digest.update(json.dumps([split, pair.id, pair.prompt, pair.completion]).encode() + b"\n")

@@ -144,9 +144,9 @@ def _files_under(config: CorpusConfig) -> Iterator[tuple[str, str | None]]:
             "or 'corpus.path=/data/code/**/*.py'"
         )
     path = _absolute(config.path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  (unlike Path.is_dir, it never raises on a folder one may not enter)
         yield from _walk(str(path))
-    elif path.exists():
+    elif os.path.exists(path):  # noqa: PTH110
         yield path.name, str(path)
     elif glob.has_magic(config.path):
         fixed = list(path.parts)
@@ -154,10 +154,10 @@ def _files_under(config: CorpusConfig) -> Iterator[tuple[str, str | None]]:
             fixed.pop()
         base = Path(*fixed)
         for match in glob.iglob(str(path), recursive=True):  # noqa: PTH207  (Path.glob differs between versions)
-            if not Path(match).is_dir():
+            if not os.path.isdir(match):  # noqa: PTH112
                 yield os.path.relpath(match, base), match
     else:
-        raise ValueError(f"path {path} does not exist; give a folder, a file or a glob")
+        raise ValueError(f"path {path} does not exist or may not be entered; give a folder, a file or a glob")
 
 
 def source_problems(config: CorpusConfig) -> list[str]:
@@ -205,7 +205,7 @@ def _walk(
         folders = []
         for entry in entries:
             name = f"{relative}/{entry.name}" if relative else entry.name
-            if not Path(entry.path).is_dir():
+            if not os.path.isdir(entry.path):  # noqa: PTH112
                 yield name, entry.path
             elif entry.name not in NEVER_ENTERED and not (not relative and entry.name in left_out):
                 folders.append(name)

@@ -32,6 +32,8 @@ class DecodingConfig:
         for field in ("prompts", "new_tokens", "repeats"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        if self.new_tokens < 2:
+            raise ValueError(f"new_tokens is {self.new_tokens}; it must be at least 2: the first comes with the prompt")
         if self.heldout_tokens < 0:
             raise ValueError(f"heldout_tokens is {self.heldout_tokens}; it must be 0 (skip) or more")
         if self.dtype not in ("float32", "bfloat16"):

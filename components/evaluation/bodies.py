@@ -41,7 +41,8 @@ def read_pairs(pairs: Path, split: str, codec: Codec, context_length: int, heads
     if not found:
         raise ValueError(
             f"none of the {len(rows)} pairs in {pairs / f'{split}.parquet'} fits into {context_length} tokens "
-            f"with a prompt of at least {heads}: raise evaluation.context_length or give a larger corpus"
+            f"with a prompt of at least {heads}: raise evaluation.context_length, give "
+            "a larger corpus, or leave fine-tuning out with finetunes=[]"
         )
     return found
 

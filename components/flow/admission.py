@@ -30,7 +30,10 @@ def admissible(
 
 
 def cpus_of(node: Node[Any], cluster: Cluster) -> float:
-    return cluster.cpus if node.resources.cpus is None else node.resources.cpus
+    """CPU cores that a node occupies; a stage that is one task cannot have more than one machine's."""
+    if node.resources.cpus is not None:
+        return node.resources.cpus
+    return cluster.cpus if node.resources.drives_ray else cluster.largest_node_cpus
 
 
 def shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:
@@ -39,8 +42,9 @@ def shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:
     short: dict[str, list[str]] = {}
     for plan in plans:
         need = plan.node.resources
-        if (need.cpus or 0) > cluster.cpus:
-            short.setdefault(f"{need.cpus:g} CPU cores; {where} {cluster.cpus:g}", []).append(plan.node.title)
+        cpus = need.cpus or need.at_least_cpus
+        if cpus > cluster.cpus:
+            short.setdefault(f"{cpus:g} CPU cores; {where} {cluster.cpus:g}", []).append(plan.node.title)
         if need.gpus > cluster.gpus:
             short.setdefault(f"{need.gpus:g} GPUs; {where} {cluster.gpus:g}", []).append(plan.node.title)
     advice = "join a cluster with cluster.address=HOST:PORT, or ask for less (cluster.training.workers=…)"

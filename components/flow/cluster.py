@@ -36,6 +36,7 @@ class Cluster:
     """A Ray that answers."""
 
     cpus: float
+    largest_node_cpus: float
     gpus: float
     dashboard: str | None
     local: bool
@@ -60,7 +61,8 @@ def environment(local: bool) -> dict[str, str]:
 def this_machine() -> Cluster:
     """What a Ray of its own would have here, found out without starting it."""
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return Cluster(len(os.sched_getaffinity(0)), gpus, None, True)
+    cores = len(os.sched_getaffinity(0))
+    return Cluster(cores, cores, gpus, None, True)
 
 
 def start(config: ClusterConfig, workspace: Path) -> Cluster:
@@ -103,7 +105,9 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
         write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": session})
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
-    return Cluster(have.get("CPU", 0.0), have.get("GPU", 0.0), f"http://{url}" if url else None, local)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
+    return Cluster(have.get("CPU", 0.0), largest, have.get("GPU", 0.0), f"http://{url}" if url else None, local)
 
 
 def _free_port(first: int) -> int:

@@ -33,6 +33,8 @@ class Resources:
 
     cpus: float | None = None
     """CPU cores; None: every core of the machine or cluster."""
+    at_least_cpus: float = 0
+    """With `cpus` None: how many there must be."""
     gpus: float = 0
     drives_ray: bool = False
     """The stage drives Ray Data or Ray Train: its own task holds nothing and its workers hold the above."""

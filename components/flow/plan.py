@@ -75,7 +75,7 @@ def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterabl
             status, reason = "not needed", "what needs it is reused"
         else:
             partial = store.committed_work(node.stage.name, content_keys.get(node.name, "-"))
-            if partial and reuse != "none" and node.stage.resumable:
+            if partial and partial[0] and reuse != "none" and node.stage.resumable:
                 status, reason = "continue", f"from {partial[0]} of {partial[1]}"
             else:
                 status, reason = "run", _why(node, identity, store, found, reuse)

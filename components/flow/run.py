@@ -155,7 +155,10 @@ class _Invocation:
             self.console.print(
                 f"Ray dashboard  {self.cluster.dashboard}   (token: `ray get-auth-token`)", highlight=False
             )
-        self.tracker = Tracker(self.settings.workspace, self.settings.tracking_uri, self.settings.recipe)
+        try:
+            self.tracker = Tracker(self.settings.workspace, self.settings.tracking_uri, self.settings.recipe)
+        except Exception as error:
+            raise Refused(f"no MLflow answers at tracking_uri={self.settings.tracking_uri}: {error}") from None
         commit = self.provenance["git_commit"] or "unknown commit"
         reused = "".join(
             f"\n- {m.title}: [run](#/experiments/{self.tracker.experiment}/runs/{m.tracking_run})"
@@ -235,12 +238,17 @@ class _Invocation:
             self.started,
             self._lineage(node),
         )
+        if done := self.store.committed_work(node.stage.name, key):
+            stage_run.rewind_metrics(done[0])
         tracking_run = None
         if self.tracker:
             tags = {"stage": node.stage.name, "key": key, "recipe_key": plan.recipe_key}
-            tracking_run = self.tracker.start_stage(
-                node.name, node.title, tags, plan.identity.config, stage_run.metrics_path
-            )
+            try:
+                tracking_run = self.tracker.start_stage(
+                    node.name, node.title, tags, plan.identity.config, stage_run.metrics_path
+                )
+            except Exception as error:
+                self.log.warning("MLflow did not take the start of %s: %s", node.name, error)
         held = node.resources
         # max_calls: a process of its own, so that threads and memory of one stage do not reach the next
         task = ray.remote(max_calls=1, max_retries=0)(execute).options(
@@ -275,7 +283,9 @@ class _Invocation:
         visit(node)
         records = []
         for name in names:
-            manifest = self.manifests[name]
+            manifest = self.manifests.get(name)
+            if manifest is None:  # not needed, as what it fed was found
+                continue
             records.append(
                 StageRecord(
                     name,
@@ -334,10 +344,12 @@ class _Invocation:
             tracking_run=running.tracking_run,
         )
         if self.tracker:  # before the commit, which clears the metrics file away
-            self.tracker.finish_stage(node.name, "FINISHED", artifact)
+            self.tracker.finish_stage(node.name, "FINISHED", artifact, running.attempt / "metrics.jsonl")
             if node.stage.publish:
-                with contextlib.suppress(Exception):
+                try:
                     self.tracker.publish(running.attempt, node.name)
+                except Exception as error:
+                    self.log.warning("MLflow did not take the files of %s: %s", node.name, error)
         self.store.commit(manifest)
         self.manifests[node.name] = manifest
         self._link(node.name)

@@ -112,14 +112,16 @@ class Store:
         return record["done"], record["total"]
 
     def new_attempt(self, stage: str, key: str, keep_work: bool) -> Path:
-        """A fresh directory for one attempt. Earlier attempts, none of which was committed, go; so does partial
-        work unless it is to be kept."""
+        """A fresh directory for one attempt. Earlier attempts that were not committed go; so does partial work
+        unless it is to be kept."""
         place = self.place(stage, key)
         if not keep_work:
             shutil.rmtree(place / "work", ignore_errors=True)
+        committed = self.find(stage, key)
         for stale in place.glob("attempt-*"):
-            shutil.rmtree(stale, ignore_errors=True)
-        attempt = place / f"attempt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            if committed is None or stale.name != committed.attempt:
+                shutil.rmtree(stale, ignore_errors=True)
+        attempt = place / f"attempt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 1000:03}"
         attempt.mkdir(parents=True)
         (place / "work").mkdir(exist_ok=True)
         return attempt

@@ -45,6 +45,8 @@ class _Tail:
     path: Path
     run: str
     sent_bytes: int = 0
+    sent_step: int = -1
+    """Steps up to this one are sent: a file that was rewound repeats none of them."""
 
 
 class Tracker:
@@ -112,28 +114,36 @@ class Tracker:
     def _forward_some(self, tail: _Tail) -> bool:
         if not tail.path.exists():
             return False
+        if tail.path.stat().st_size < tail.sent_bytes:  # a worker went on from its checkpoint and rewound the file
+            tail.sent_bytes = 0
         with tail.path.open("rb") as file:
             file.seek(tail.sent_bytes)
             chunk = file.read(1 << 16)
         chunk = chunk[: chunk.rfind(b"\n") + 1]
         if not chunk:
             return False
-        now = int(time.time() * 1000)
-        metrics = []
+        at = int(time.time() * 1000)
+        metrics, step = [], tail.sent_step
         for line in chunk.splitlines():
-            record = json.loads(line)
-            step = int(record.pop("step"))
-            at = int(1000 * record.pop("time", now / 1000))
-            metrics += [self._metric(k, float(v), at, step) for k, v in record.items() if isinstance(v, int | float)]
+            try:
+                record = json.loads(line)
+                step = int(record.pop("step"))
+            except (ValueError, KeyError):  # torn by a kill
+                continue
+            if step > tail.sent_step:
+                metrics += [self._metric(k, float(v), at, step) for k, v in record.items()]
         for i in range(0, len(metrics), BATCH):
             self.client.log_batch(tail.run, metrics=metrics[i : i + BATCH])
         tail.sent_bytes += len(chunk)
+        tail.sent_step = max(step, tail.sent_step)
         return True
 
-    def finish_stage(self, node: str, status: str, results: Any = None) -> None:
-        """Close a nested run with the numbers of its artifact."""
+    def finish_stage(self, node: str, status: str, results: Any = None, kept: Path | None = None) -> None:
+        """Close a nested run with the numbers of its artifact. `kept` is where its metrics file stays: what an
+        outage held back is sent from there later."""
+        if kept is not None and node in self._tails:
+            self._tails[node].path = kept
         self.forward()
-        self._tails.pop(node, None)
         run = self._open.pop(node, None)
         if run is None:
             return

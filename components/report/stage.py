@@ -6,7 +6,7 @@ from components.flow.stage_run import StageRun
 from components.report.config import ReportConfig
 
 
-@stage(version=1, resources=Resources(cpus=1))
+@stage(version=1, resources=Resources(cpus=1), publish=True)
 def write_report(
     config: ReportConfig,
     checkpoints: tuple[Checkpoint, ...],

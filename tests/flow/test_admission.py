@@ -10,7 +10,7 @@ from components.flow.node import Graph, Node, Resources, several
 from components.flow.plan import NodePlan, make_plan
 from components.flow.store import Store
 
-TWO_CORES = Cluster(cpus=2, gpus=0, dashboard=None, local=True)
+TWO_CORES = Cluster(cpus=2, largest_node_cpus=2, gpus=0, dashboard=None, local=True)
 
 
 def plans(tmp_path: Path, **resources: Resources) -> dict[str, NodePlan]:
