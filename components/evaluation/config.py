@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 class EvaluationConfig:
     """Held-out scores of a model: loss per head, line completion; for fine-tuned models the function's body.
 
-    Everything is taken from the test split, which nothing else reads.
+    Everything is taken from the test split, which no training reads.
     """
 
     heldout_tokens: int = 65536
@@ -18,7 +18,7 @@ class EvaluationConfig:
     batch_size: int = 16
     """Windows or sequences per forward when scoring."""
     line_items: int = 256
-    """Lines to complete, at most one per document; 0 leaves line completion out."""
+    """Lines to complete, spread over the documents; 0 leaves line completion out."""
     line_context_tokens: int = 192
     """Tokens of the document before the cut that the model sees."""
     line_max_new_tokens: int = 32

@@ -19,7 +19,7 @@ from components.shards.reader import TokenReader
 from components.tokenizer.codec import Codec, load_tokenizer
 
 SPLIT = "test"
-"""No other stage reads it: validation is what a person looks at while choosing settings."""
+"""No training reads it: validation is what a person looks at while choosing settings."""
 
 Progress = Callable[[float, float, str], None]
 
