@@ -155,7 +155,7 @@ def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Opt
         console.print(f"[red]failed[/]     {name}: {cause.splitlines()[0]}")
     if outcome.failed:
         console.print(f"Log        {outcome.directory / 'log.txt'}; the same command goes on from here")
-    page = outcome.tracking_page or "/"
+    page = outcome.tracking_page or "/#/experiments/1/runs?workflowType=machine_learning"
     if options.tracking_uri is None:
         uri = shlex.quote(outcome.tracking_uri)
         server = f"MLFLOW_DISABLE_TELEMETRY=true {shlex.quote(sys.executable)} -m mlflow server"
