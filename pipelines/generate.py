@@ -95,6 +95,8 @@ def generate(arguments: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
+        if arguments.threads is not None and arguments.threads < 1:
+            raise ValueError(f"--threads is {arguments.threads}; it must be at least 1")
         generate(arguments)
     except (ValueError, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, `head` say, has seen enough

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from components.model.config import ModelConfig
@@ -42,7 +43,10 @@ def load_config(directory: Path) -> ModelConfig:
             f"{directory} is not a checkpoint: it has no {CONFIG}. A checkpoint is a directory with "
             f"{WEIGHTS} and {CONFIG}, such as runs/latest/pretrain-n4"
         )
-    return ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return ModelConfig(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not the config of a model of this project: {error}") from None
 
 
 def load_model(
@@ -60,7 +64,10 @@ def load_model(
 
 def load_weights(model: MultiTokenTransformer, directory: Path) -> None:
     """Set a model's parameters, in place, to the saved ones. ValueError names keys and shapes that do not fit."""
-    state = load_file(directory / WEIGHTS, device=str(model.embedding.weight.device))
+    try:
+        state = load_file(directory / WEIGHTS, device=str(model.embedding.weight.device))
+    except SafetensorError as error:
+        raise ValueError(f"{directory / WEIGHTS} is damaged: {error}; restore it or train again") from None
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(t.shape) for name, t in state.items()}
     if expected != found:

@@ -89,3 +89,14 @@ def test_dropping_heads_leaves_the_others_as_they_were(changes: dict) -> None:
 def test_heads_cannot_be_added() -> None:
     with pytest.raises(ValueError, match=r"n_future_tokens is 4.*at most 3"):
         keep_heads(initialized(n_future_tokens=3), 4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [("model.safetensors", b"\x08\0\0\0", "is damaged"), ("model.json", b'{"width": 3}', "not the config of a model")],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: bytes, words: str) -> None:
+    save_model(initialized(), tmp_path)
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file}.* {words}"):
+        load_model(tmp_path)
