@@ -196,6 +196,7 @@ SUBJECTS: Mapping[str, Callable[[Sequence[str]], dict[str, Any]]] = {"decode": d
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
         print(__doc__ + "\nKeys of subject=decode (defaults):")

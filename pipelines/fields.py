@@ -16,7 +16,15 @@ from pipelines.recipe import DERIVED, Options, Recipe
 
 
 def sentences(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass."""
+    """The docstring under each field of a dataclass, inherited fields included."""
+    found: dict[str, str] = {}
+    for parent in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(parent):
+            found |= _own_sentences(parent)
+    return found
+
+
+def _own_sentences(kind: type) -> dict[str, str]:
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
     body = tree.body[0]
     assert isinstance(body, ast.ClassDef)

@@ -101,7 +101,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
 
 def _telling(overrides: list[str]) -> tuple[str, ...]:
     """Overrides that change a result, sorted: not those that say where or how to run."""
-    options = {f.name for f in dataclasses.fields(Options)} | {"conf", "cluster"}
+    options = {f.name for f in dataclasses.fields(Options)} | {"cluster"}
     return tuple(sorted(o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] not in options))
 
 
@@ -168,6 +168,7 @@ def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Opt
 
 
 def main() -> Any:
+    """The command line; returns the exit code."""
     try:
         return launch(run)
     except KeyboardInterrupt:

@@ -24,6 +24,8 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Refusal:
+    """A document left out, and why."""
+
     reason: str
     """One of REASONS."""
     detail: str

@@ -20,6 +20,8 @@ DOCUMENTS_AT_A_TIME = 200
 
 @dataclass(frozen=True)
 class Pair:
+    """A function: what it promises, and what it does. Together they are a piece of the file."""
+
     id: str
     """Document and line, `site-packages/six.py:61`."""
     prompt: str

@@ -33,6 +33,8 @@ class Found:
 
 @dataclass(frozen=True)
 class Listing:
+    """All candidates of a source."""
+
     found: list[Found]
     """In id order."""
     refused: dict[str, Refusal]

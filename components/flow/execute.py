@@ -22,6 +22,7 @@ def execute(module: str, function: str, config: Any, inputs: list[Any], run: Sta
         try:
             artifact = stage(config, *inputs, run)
             encoded = encode_artifact(artifact, run.directory)
+            (run.directory / "progress.json").unlink(missing_ok=True)  # of the run, not of its result
             if run.metrics_path.exists():
                 (run.directory / "metrics.jsonl").write_bytes(run.metrics_path.read_bytes())
         except Exception as error:

@@ -23,6 +23,7 @@ def run_directory(workspace: Path, recipe: str) -> Path:
 
 
 def log_to(path: Path) -> logging.Logger:
+    """The engine's logger, writing to a file of this run and nowhere else."""
     logger = logging.getLogger("components.flow")
     logger.handlers.clear()
     handler = logging.FileHandler(path, encoding="utf-8")

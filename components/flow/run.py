@@ -5,6 +5,7 @@ admission and Ray cannot wait for each other. A failure stops only what depends 
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import os
 import sys
@@ -23,7 +24,7 @@ from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.execute import execute
 from components.flow.folder import link, log_to, run_directory
 from components.flow.identity import arranged, machine
-from components.flow.node import Node, Several
+from components.flow.node import Graph, Node, Several
 from components.flow.plan import NodePlan, Plan
 from components.flow.stage_run import StageRecord, StageRun, write_json
 from components.flow.store import Manifest, Store, provenance
@@ -99,7 +100,6 @@ class _Running:
     key: str
     attempt: Path
     started: float
-    cpus: float
     tracking_run: str | None
 
 
@@ -145,8 +145,6 @@ class _Invocation:
         uri = self.settings.tracking_uri or default_uri(self.settings.workspace)
         return Outcome(self.directory, self.manifests, self.failed, uri, page, time.time() - self.started)
 
-    # -- start ---------------------------------------------------------------------------------------------------
-
     def _start(self) -> None:
         self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace)
         if lacking := shortages(self.waiting.values(), self.cluster):
@@ -177,8 +175,6 @@ class _Invocation:
             f"`{' '.join(self.provenance['command'])}`\n\nFiles: `{self.directory}`"
             + (f"\n\nReused:\n{reused}" if reused else ""),
         )
-
-    # -- the loop ------------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         import ray
@@ -262,7 +258,7 @@ class _Invocation:
         ]
         function = node.stage.function
         reference = task.remote(function.__module__, function.__name__, node.config, inputs, stage_run)
-        self.running[reference] = _Running(plan, key, attempt, time.time(), cpus, tracking_run)
+        self.running[reference] = _Running(plan, key, attempt, time.time(), tracking_run)
         self.table.set(node.name, "running")
         self.log.info("%s runs in %s", node.name, attempt)
 
@@ -271,28 +267,18 @@ class _Invocation:
 
     def _lineage(self, node: Node[Any]) -> tuple[StageRecord, ...]:
         """Records of all ancestors, inputs first."""
-        names: dict[str, None] = {}
-        by_name = {p.node.name: p for p in self.plan.nodes}
-
-        def visit(current: Node[Any]) -> None:
-            for upstream in current.flat_inputs():
-                if upstream.name not in names:
-                    visit(upstream)
-                    names[upstream.name] = None
-
-        visit(node)
         records = []
-        for name in names:
-            manifest = self.manifests.get(name)
+        for ancestor in Graph.of(*node.flat_inputs()).nodes:
+            manifest = self.manifests.get(ancestor.name)
             if manifest is None:  # not needed, as what it fed was found
                 continue
             records.append(
                 StageRecord(
-                    name,
-                    by_name[name].node.title,
+                    ancestor.name,
+                    ancestor.title,
                     manifest.stage,
                     manifest.key,
-                    tuple(i.name for i in by_name[name].node.flat_inputs()),
+                    tuple(i.name for i in ancestor.flat_inputs()),
                     manifest.started < self.started,
                     manifest.started,
                     manifest.seconds,
@@ -302,8 +288,6 @@ class _Invocation:
                 )
             )
         return tuple(records)
-
-    # -- ends ----------------------------------------------------------------------------------------------------
 
     def _collect(self, reference: Any, running: _Running) -> None:
         import ray
@@ -326,12 +310,7 @@ class _Invocation:
             key=running.key,
             recipe_key=running.plan.recipe_key,
             attempt=running.attempt.name,
-            identity={
-                "version": running.plan.identity.version,
-                "config": running.plan.identity.config,
-                "external": running.plan.identity.external,
-                "machine": running.plan.identity.machine,
-            },
+            identity=dataclasses.asdict(running.plan.identity),
             inputs=inputs,
             artifact=artifact,
             started=running.started,

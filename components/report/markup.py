@@ -63,6 +63,7 @@ def section(anchor: str, title: str, *content: str | None) -> Markup:
 
 
 def paragraph(*parts: str | None, class_: str | None = None) -> Markup:
+    """Text, escaped, and markup in one paragraph."""
     return tag("p", *parts, class_=class_)
 
 
@@ -72,16 +73,19 @@ def note(text: str) -> Markup:
 
 
 def decimal(value: float | None, digits: int) -> str:
+    """With a true minus sign; a dash for what was not measured."""
     if value is None or not math.isfinite(value):
         return NONE
     return f"{value:.{digits}f}".replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 1) -> str:
+    """0.123 as 12.3 %."""
     return NONE if value is None or not math.isfinite(value) else f"{decimal(100 * value, digits)} %"
 
 
 def times(value: float | None, digits: int = 2) -> str:
+    """1.5 as 1.50×."""
     return NONE if value is None or not math.isfinite(value) else f"{decimal(value, digits)}×"
 
 

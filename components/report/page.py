@@ -57,7 +57,7 @@ def title(facts: Facts) -> str:
     """The title of the recipe, or the models' names against each other."""
     names = [model.name for model in facts.pretrained]
     versus = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} against {names[-1]}"
-    return facts.config.title or f"Predicting several tokens at once: {versus}"
+    return f"Predicting several tokens at once: {versus}"
 
 
 def _header(facts: Facts) -> Markup:

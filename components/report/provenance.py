@@ -130,7 +130,7 @@ def _dropped(dropped: Mapping[str, int]) -> Markup:
 
 def again(facts: Facts) -> Markup:
     """The command that makes this page again, and what made it."""
-    command = ["python", "pipelines/full.py", f"conf={facts.config.recipe}", *facts.config.overrides]
+    command = ["python", "pipelines/full.py", *facts.config.overrides]
     listed = {
         "Machine": facts.machine,
         "System": facts.platform,

@@ -13,27 +13,6 @@ def _check(config: Any, name: str, fine: bool, allowed: str) -> None:
         raise ValueError(f"{name} is {getattr(config, name)!r}; {allowed}")
 
 
-def _check_optimization(config: "TrainingConfig | FinetuneConfig") -> None:
-    """The fields that pretraining and fine-tuning have in common."""
-    for name in ("steps", "batch_tokens", "context_length"):
-        _check(config, name, getattr(config, name) >= 1, "it must be at least 1")
-    if config.batch_tokens % config.context_length:
-        below = config.batch_tokens // config.context_length * config.context_length
-        near = [n for n in (below, below + config.context_length) if n]
-        raise ValueError(
-            f"batch_tokens is {config.batch_tokens}, not a multiple of context_length "
-            f"({config.context_length}); a step takes whole sequences: use {' or '.join(map(str, near))}"
-        )
-    _check(config, "learning_rate", 0 < config.learning_rate < float("inf"), "it must be above 0")
-    _check(config, "warmup_steps", config.warmup_steps >= 0, "it must be at least 0")
-    _check(config, "decay_ratio", 0 <= config.decay_ratio <= 1, "it must lie in [0, 1]")
-    for name in ("beta1", "beta2"):
-        _check(config, name, 0 <= getattr(config, name) < 1, "it must lie in [0, 1)")
-    _check(config, "weight_decay", config.weight_decay >= 0, "it must be at least 0")
-    _check(config, "clip_norm", config.clip_norm > 0, "it must be above 0")
-    _check(config, "precision", config.precision in ("bfloat16", "float32"), "use 'bfloat16' or 'float32'")
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
     """Optimization of a model: AdamW, linear warm-up, cosine decay (paper Table S13 and Appendix M)."""
@@ -64,7 +43,23 @@ class TrainingConfig:
     """Seed of the initial weights and of the data order."""
 
     def __post_init__(self) -> None:
-        _check_optimization(self)
+        for name in ("steps", "batch_tokens", "context_length"):
+            _check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        if self.batch_tokens % self.context_length:
+            below = self.batch_tokens // self.context_length * self.context_length
+            near = [n for n in (below, below + self.context_length) if n]
+            raise ValueError(
+                f"batch_tokens is {self.batch_tokens}, not a multiple of context_length "
+                f"({self.context_length}); a step takes whole sequences: use {' or '.join(map(str, near))}"
+            )
+        _check(self, "learning_rate", 0 < self.learning_rate < float("inf"), "it must be above 0")
+        _check(self, "warmup_steps", self.warmup_steps >= 0, "it must be at least 0")
+        _check(self, "decay_ratio", 0 <= self.decay_ratio <= 1, "it must lie in [0, 1]")
+        for name in ("beta1", "beta2"):
+            _check(self, name, 0 <= getattr(self, name) < 1, "it must lie in [0, 1)")
+        _check(self, "weight_decay", self.weight_decay >= 0, "it must be at least 0")
+        _check(self, "clip_norm", self.clip_norm > 0, "it must be above 0")
+        _check(self, "precision", self.precision in ("bfloat16", "float32"), "use 'bfloat16' or 'float32'")
 
     @property
     def sequences_per_step(self) -> int:
@@ -88,46 +83,27 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """Fine-tuning of a pretrained model on pairs of prompt and completion (paper section 3.6)."""
+class FinetuneConfig(TrainingConfig):
+    """Fine-tuning of a pretrained model on pairs of prompt and completion (paper section 3.6).
 
-    n_future_tokens: int = 1
-    """Prediction heads to keep, the nearest ones; at most those of the pretrained model."""
+    Pairs are packed into `context_length` (a longer one is left out) and gone through, reshuffled each time, as
+    often as `steps` take; `seed` orders them.
+    """
+
     steps: int = 100
-    """Optimizer steps; the pairs are gone through, reshuffled each time, as often as that takes."""
-    batch_tokens: int = 4096
-    """Tokens per step over all workers, padding included; a multiple of `context_length`."""
-    context_length: int = 256
-    """Positions per sequence, in tokens; pairs are packed into it, and a longer pair is left out."""
+    """Optimizer steps."""
     learning_rate: float = 5e-4
     """Peak learning rate, reached after the warm-up."""
     warmup_steps: int = 10
     """Steps over which the learning rate grows linearly from 0 to its peak."""
-    decay_ratio: float = 0.03
-    """Final learning rate over the peak; a cosine leads there."""
-    beta1: float = 0.9
-    """AdamW's decay of the mean gradient per step."""
-    beta2: float = 0.95
-    """AdamW's decay of the mean squared gradient per step."""
-    weight_decay: float = 0.1
-    """Decoupled decay of matrices and embeddings per step, times the learning rate; norm gains have none."""
-    clip_norm: float = 1.0
-    """Largest 2-norm of the whole gradient; a longer one is scaled down to it."""
-    precision: Precision = "float32"
-    """Arithmetic of the matrix products; weights and optimizer state are float32 in either case."""
+    n_future_tokens: int = 1
+    """Prediction heads to keep, the nearest ones; at most those of the pretrained model."""
     mask_prompt: bool = True
     """Whether only the completion's tokens count in the loss."""
-    seed: int = 1
-    """Seed of the order of the pairs."""
 
     def __post_init__(self) -> None:
         _check(self, "n_future_tokens", self.n_future_tokens >= 1, "it must be at least 1")
-        _check_optimization(self)
-
-    def training(self) -> TrainingConfig:
-        """The optimization alone, as the training loop takes it."""
-        names = TrainingConfig.__dataclass_fields__
-        return TrainingConfig(**{name: getattr(self, name) for name in names})
+        super().__post_init__()
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,13 @@ def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: 
             f"n_future_tokens is {config.n_future_tokens}, but the pretrained model has "
             f"{checkpoint.n_future_tokens} prediction heads; heads can be dropped, not added"
         )
-    training = config.training()
     _carry_out(
-        training,
+        config,
         partial(_pretrained_model, checkpoint.path, config.n_future_tokens),
         partial(_open_pairs, pairs.path / "train.parquet", checkpoint.path, config, run),
         run,
     )
-    return _checkpoint(training, checkpoint.path / "tokenizer", run, checkpoint.n_future_tokens)
+    return _checkpoint(config, checkpoint.path / "tokenizer", run, checkpoint.n_future_tokens)
 
 
 def _carry_out(

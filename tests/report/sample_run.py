@@ -134,7 +134,7 @@ def build_sample(
     run = dataclasses.replace(StageRun.local(folder / "report"), lineage=tuple(records))
     run = dataclasses.replace(run, run_started=run.run_started - 431.7)
     return Sample(
-        ReportConfig("bytes" if replicated else "demo"),
+        ReportConfig("bytes" if replicated else "demo", ("conf=bytes",) if replicated else ("conf=demo",)),
         tuple(made_checkpoints),
         tuple(made_evaluations),
         tuple(made_benchmarks),

@@ -124,7 +124,7 @@ def test_numbers_on_the_page_are_those_of_the_artifacts(
 def test_text_from_data_is_escaped_everywhere(sample: Callable[..., Sample]) -> None:
     evil = '</pre></span><script>alert("x")</script><img src=x onerror=y>&amp;'
     made = sample(text=evil)
-    made = dataclasses.replace(made, config=dataclasses.replace(made.config, title=evil, overrides=(evil,)))
+    made = dataclasses.replace(made, config=dataclasses.replace(made.config, recipe=evil, overrides=(evil,)))
     outline = _outline(_page(made))
     text = "".join(outline.text)
     assert text.count(evil) > 10  # shown as it is, understood as text

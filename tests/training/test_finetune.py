@@ -111,9 +111,9 @@ def test_it_starts_from_the_pretrained_weights(pretrained: Checkpoint, tmp_path:
     finetune(FINETUNE, pretrained, pairs, run)
     rows = [{"id": str(i), "prompt": p, "completion": c} for i, (p, c) in enumerate(SUMS)]
     batches = PairBatches(encode_pairs(rows, BytesCodec()), FINETUNE, 257, torch.device("cpu"))
-    state = TrainState.fresh(load_model(pretrained.path), FINETUNE.training())
+    state = TrainState.fresh(load_model(pretrained.path), FINETUNE)
     tokens, targets = batches.batch(0)
-    result = train_step(state, (tokens, targets), FINETUNE.training(), 4)
+    result = train_step(state, (tokens, targets), FINETUNE, 4)
     mean = (result.sums.loss_K / result.sums.count_K).item()
     assert metrics_of(run)[0]["loss/head_1"] == pytest.approx(mean, rel=1e-5)
 
