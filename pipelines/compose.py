@@ -66,7 +66,7 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
         try:
             built.append(TypeAdapter(target).validate_python(part))
         except ValidationError as error:
-            faults += [_sentence(dict(e)) for e in error.errors()]
+            faults += [line for e in error.errors() for line in _sentences(dict(e))]
     if faults:
         raise Faults(faults)
     return _absolute_paths(built[0]), built[1]
@@ -80,15 +80,18 @@ def _absolute_paths(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, path=path))
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
-    """A pydantic error as one line: where, what is wrong, what was given."""
+def _sentences(error: Mapping[str, Any]) -> list[str]:
+    """A pydantic error as lines: where, what is wrong, what was given. A dataclass names all its faults at once."""
     path = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
+    lines = message.splitlines()
     if error["type"] == "value_error":
-        return f"{path}: {message}" if path else message
+        every = {*_paths(defaults())}
+        named = [f"{path}.{line}" if f"{path}.{line.split()[0]}" in every else f"{path}: {line}" for line in lines]
+        return named if path else lines
     given = error["input"]
     shown = f" (given: {given!r})" if not isinstance(given, Mapping) else ""
-    return f"{path}: {message[:1].lower()}{message[1:]}{shown}"
+    return [f"{path}: {message[:1].lower()}{message[1:]}{shown}"]
 
 
 def _fields(kind: Any) -> dict[str, Any]:

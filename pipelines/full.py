@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from components.artifacts import Checkpoint, DecodingBenchmark, Evaluation
 from components.corpus.stage import collect, draw_pairs
@@ -39,6 +40,8 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
     tokenizer = train_tokenizer.bind(recipe.tokenizer, corpus, name="tokenizer")
     shards = tokenize.bind(recipe.shards, corpus, tokenizer, name="shards", execution=data)
 
+    # small models lose more by a second thread than by a neighbour: the models are made side by side
+    beside = Resources(share=1 / len(recipe.future_tokens))
     checkpoints: list[Node[Checkpoint]] = []
     evaluations: list[Node[Evaluation]] = []
     benchmarks: list[Node[DecodingBenchmark]] = []
@@ -50,13 +53,19 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
             shards,
             name=f"pretrain-n{n}",
             title=f"n={n} pretrain",
-            resources=_training_resources(recipe),
+            resources=_training_resources(recipe, beside.share),
             execution=recipe.cluster.training,
         )
         checkpoints.append(pretrained[n])
         evaluations.append(
             evaluate.bind(
-                recipe.evaluation, pretrained[n], shards, corpus, name=f"evaluate-n{n}", title=f"n={n} evaluate"
+                recipe.evaluation,
+                pretrained[n],
+                shards,
+                corpus,
+                name=f"evaluate-n{n}",
+                title=f"n={n} evaluate",
+                resources=beside,
             )
         )
         if n > 1:
@@ -75,7 +84,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
                 pairs,
                 name=f"finetune-n{n}to{target}",
                 title=f"n={n}→{target} finetune",
-                resources=_training_resources(recipe),
+                resources=_training_resources(recipe, beside.share),
                 execution=recipe.cluster.training,
             )
             checkpoints.append(tuned)
@@ -86,6 +95,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
                     pairs,
                     name=f"evaluate-n{n}to{target}",
                     title=f"n={n}→{target} evaluate",
+                    resources=beside,
                 )
             )
 
@@ -105,11 +115,11 @@ def _telling(overrides: list[str]) -> tuple[str, ...]:
     return tuple(sorted(o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] not in options))
 
 
-def _training_resources(recipe: Recipe) -> Resources:
+def _training_resources(recipe: Recipe, share: float) -> Resources:
     asked = recipe.cluster.training
     cpus = asked.workers * asked.cpus_per_worker if asked.cpus_per_worker else None
     gpus = asked.workers * asked.gpus_per_worker
-    return Resources(cpus, at_least_cpus=asked.workers, gpus=gpus, drives_ray=True)
+    return Resources(cpus, share, at_least_cpus=asked.workers, gpus=gpus, drives_ray=True)
 
 
 def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
@@ -150,11 +160,11 @@ def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Opt
     if report:
         for name, value in report.artifact["headline"].items():
             console.print(f"  {name:<24} {value:.4g}")
-        console.print(f"\nReport     {outcome.directory / 'report' / 'index.html'}")
+        console.print(f"\nReport     {outcome.directory / 'report' / 'index.html'}", soft_wrap=True)
     for name, cause in outcome.failed.items():
-        console.print(f"[red]failed[/]     {name}: {cause.splitlines()[0]}")
+        console.print(f"[red]failed[/]     {name}: {escape(cause.splitlines()[0])}", soft_wrap=True)
     if outcome.failed:
-        console.print(f"Log        {outcome.directory / 'log.txt'}; the same command goes on from here")
+        console.print(f"Log        {outcome.directory / 'log.txt'}; the same command goes on from here", soft_wrap=True)
     page = outcome.tracking_page or "/#/experiments/1/runs?workflowType=machine_learning"
     if options.tracking_uri is None:
         uri = shlex.quote(outcome.tracking_uri)

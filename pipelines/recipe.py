@@ -11,7 +11,7 @@ from components.corpus.config import CorpusConfig, PairsConfig
 from components.decoding.config import DecodingConfig
 from components.evaluation.config import EvaluationConfig
 from components.model.config import ModelConfig
-from components.shards.config import DataExecution, ShardsConfig
+from components.shards.config import MAX_LOOKAHEAD, DataExecution, ShardsConfig
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import FinetuneConfig, TrainingConfig, TrainingExecution
 
@@ -26,6 +26,10 @@ class ClusterSettings:
     """First port to try for the dashboard of a Ray of its own."""
     training: TrainingExecution = field(default_factory=TrainingExecution)
     data: DataExecution = field(default_factory=DataExecution)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dashboard_port <= 65535:
+            raise ValueError(f"dashboard_port is {self.dashboard_port}; it must be a port, 1 to 65535")
 
 
 @dataclass(frozen=True)
@@ -53,30 +57,35 @@ class Recipe:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
+        faults: list[str] = []
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
-            raise ValueError(f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only")
+            faults.append(f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only")
         if self.evaluation.context_length > self.training.context_length:
-            raise ValueError(
+            faults.append(
                 f"evaluation.context_length is {self.evaluation.context_length}, more than the model is trained on: "
                 f"at most training.context_length, {self.training.context_length}"
             )
         if not self.future_tokens:
-            raise ValueError("future_tokens is empty; it lists the n to compare, such as [1,4]")
+            faults.append("future_tokens is empty; it lists the n to compare, such as [1,4]")
         if len(set(self.future_tokens)) != len(self.future_tokens):
-            raise ValueError(f"future_tokens is {list(self.future_tokens)}; each n may stand once")
+            faults.append(f"future_tokens is {list(self.future_tokens)}; each n may stand once")
+        if max(self.future_tokens, default=1) > MAX_LOOKAHEAD:
+            faults.append(f"future_tokens is {list(self.future_tokens)}; each n may be {MAX_LOOKAHEAD} at most")
         for n in self.future_tokens:
             try:
                 self.model_for(n)
             except ValueError as error:
-                raise ValueError(f"future_tokens contains {n}: {error}") from None
+                faults += [f"future_tokens contains {n}: {line}" for line in str(error).splitlines()]
         for pretrained, target in self.finetunes:
             if pretrained not in self.future_tokens:
-                raise ValueError(
+                faults.append(
                     f"finetunes starts from n = {pretrained}, which is not trained: future_tokens is "
                     f"{list(self.future_tokens)}; give finetunes=[[n,1]] with an n of these, or finetunes=[]"
                 )
             if not 1 <= target <= pretrained:
-                raise ValueError(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
+                faults.append(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
+        if faults:
+            raise ValueError("\n".join(faults))
 
     def model_for(self, n: int) -> ModelConfig:
         """The model that predicts n tokens ahead."""

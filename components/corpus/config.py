@@ -47,27 +47,30 @@ class CorpusConfig:
     """Chooses the subset and the split."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.source not in ("python", "files"):
-            raise ValueError(f"source is {self.source!r}; it must be 'python' or 'files'")
+            faults.append(f"source is {self.source!r}; it must be 'python' or 'files'")
         if self.source == "python" and self.path is not None:
-            raise ValueError(f"path is {self.path!r} with source 'python'; a path needs source: files")
+            faults.append(f"path is {self.path!r} with source 'python'; a path needs source: files")
         for field in ("min_bytes", "max_bytes_per_document", "max_line_length"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+                faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
         if self.max_bytes_per_document < self.min_bytes:
-            raise ValueError(
+            faults.append(
                 f"max_bytes_per_document is {self.max_bytes_per_document}; it must be at least min_bytes "
                 f"({self.min_bytes})"
             )
         if self.max_mean_line_length <= 0:
-            raise ValueError(f"max_mean_line_length is {self.max_mean_line_length}; it must be above 0")
+            faults.append(f"max_mean_line_length is {self.max_mean_line_length}; it must be above 0")
         if not 0 <= self.min_alphanumeric_share <= 1:
-            raise ValueError(f"min_alphanumeric_share is {self.min_alphanumeric_share}; it must lie between 0 and 1")
+            faults.append(f"min_alphanumeric_share is {self.min_alphanumeric_share}; it must lie between 0 and 1")
         for field in ("validation_share", "test_share"):
             if not 0 < getattr(self, field) <= 0.4:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be above 0 and at most 0.4")
+                faults.append(f"{field} is {getattr(self, field)}; it must be above 0 and at most 0.4")
         if self.max_bytes is not None and self.max_bytes < 1:
-            raise ValueError(f"max_bytes is {self.max_bytes}; it must be at least 1, or null to keep all")
+            faults.append(f"max_bytes is {self.max_bytes}; it must be at least 1, or null to keep all")
+        if faults:
+            raise ValueError("\n".join(faults))
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,18 @@ class PairsConfig:
     """Chooses which documents come first where there are more pairs than asked for."""
 
     def __post_init__(self) -> None:
+        faults = []
         for field in ("max_prompt_characters", "min_completion_characters", "max_completion_characters"):
             if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+                faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
         if self.max_completion_characters < self.min_completion_characters:
-            raise ValueError(
+            faults.append(
                 f"max_completion_characters is {self.max_completion_characters}; it must be at least "
                 f"min_completion_characters ({self.min_completion_characters})"
             )
         for field in ("max_pairs", "max_pairs_held_out"):
             value = getattr(self, field)
             if value is not None and value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1, or null for all")
+                faults.append(f"{field} is {value}; it must be at least 1, or null for all")
+        if faults:
+            raise ValueError("\n".join(faults))

@@ -70,8 +70,11 @@ def draw_windows(config: DecodingConfig, text: Tokens, n_future_tokens: int) -> 
     length = config.prompt_tokens[1] + config.new_tokens + n_future_tokens - 1
     length = min(length, len(text))
     counted = length - (n_future_tokens - 1) - config.prompt_tokens[0]
-    if counted < 1 or not config.heldout_tokens:
-        return []
+    if counted < 1:
+        raise ValueError(
+            f"the held-out text has {len(text)} tokens, too few to measure acceptance on behind "
+            f"{config.prompt_tokens[0]} tokens of context; give more, or lower decoding.prompt_tokens"
+        )
     generator = random.Random(config.seed + 1)
     starts = [generator.randint(0, len(text) - length) for _ in range(-(-config.heldout_tokens // counted))]
     return [[int(t) for t in text.window(start, length)] for start in starts]

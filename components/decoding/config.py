@@ -29,22 +29,24 @@ class DecodingConfig:
     """Chooses where prompts and held-out windows start."""
 
     def __post_init__(self) -> None:
-        for field in ("prompts", "new_tokens", "repeats"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be at least 1")
+        faults = [
+            f"{field} is {getattr(self, field)}; it must be at least 1"
+            for field in ("prompts", "repeats", "heldout_tokens")
+            if getattr(self, field) < 1
+        ]
         if self.new_tokens < 2:
-            raise ValueError(f"new_tokens is {self.new_tokens}; it must be at least 2: the first comes with the prompt")
-        if self.heldout_tokens < 0:
-            raise ValueError(f"heldout_tokens is {self.heldout_tokens}; it must be 0 (skip) or more")
+            faults.append(f"new_tokens is {self.new_tokens}; it must be at least 2: the first comes with the prompt")
         if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype is {self.dtype!r}; allowed: float32, bfloat16")
+            faults.append(f"dtype is {self.dtype!r}; allowed: float32, bfloat16")
         shortest, longest = self.prompt_tokens
         if not 1 <= shortest <= longest:
-            raise ValueError(f"prompt_tokens is {list(self.prompt_tokens)}; it must be [shortest, longest], 1 or more")
+            faults.append(f"prompt_tokens is {list(self.prompt_tokens)}; it must be [shortest, longest], 1 or more")
         if self.heads is not None and (any(k < 1 for k in self.heads) or len(set(self.heads)) < len(self.heads)):
-            raise ValueError(f"heads is {list(self.heads)}; it must list different numbers, each at least 1")
+            faults.append(f"heads is {list(self.heads)}; it must list different numbers, each at least 1")
         if not self.batches or any(b < 1 or self.prompts % b for b in self.batches):
-            raise ValueError(
+            faults.append(
                 f"batches is {list(self.batches)} with prompts = {self.prompts}; it must list sizes of at least 1 "
                 f"that divide prompts, so that every batch is full"
             )
+        if faults:
+            raise ValueError("\n".join(faults))

@@ -34,12 +34,15 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         may_be_zero = {"line_items", "body_items", "seed"}
+        faults = []
         for field in fields(self):
             value, least = getattr(self, field.name), 0 if field.name in may_be_zero else 1
             if value < least:
-                raise ValueError(f"{field.name} is {value}; it must be at least {least}")
-        if self.heldout_tokens < self.context_length:
-            raise ValueError(
+                faults.append(f"{field.name} is {value}; it must be at least {least}")
+        if 1 <= self.heldout_tokens < self.context_length:
+            faults.append(
                 f"heldout_tokens is {self.heldout_tokens}; it must be at least context_length "
                 f"({self.context_length}), one window"
             )
+        if faults:
+            raise ValueError("\n".join(faults))

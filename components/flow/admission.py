@@ -1,4 +1,4 @@
-"""What may run now: ready nodes that fit beside what runs, counted by what their workers need."""
+"""What may run now: ready nodes that fit beside what runs, counted by the cores and GPUs that they need."""
 
 from collections.abc import Container, Iterable
 from typing import Any
@@ -21,19 +21,23 @@ def admissible(
         node = plan.node
         if any(i.name not in ready for i in node.flat_inputs()):
             continue
-        free = cluster.cpus - sum(cpus_of(other, cluster) for other in beside)
+        free_cpus = cluster.cpus - sum(cpus_of(other, cluster) for other in beside)
+        free_gpus = cluster.gpus - sum(other.resources.gpus for other in beside)
         alone = node.resources.alone or any(other.resources.alone for other in beside)
-        if not beside or (cpus_of(node, cluster) <= free and not alone):
+        fits = cpus_of(node, cluster) <= free_cpus and node.resources.gpus <= free_gpus
+        if not beside or (fits and not alone):
             chosen.append(plan)
             beside.append(node)
     return chosen
 
 
 def cpus_of(node: Node[Any], cluster: Cluster) -> float:
-    """CPU cores that a node occupies; a stage that is one task cannot have more than one machine's."""
-    if node.resources.cpus is not None:
-        return node.resources.cpus
-    return cluster.cpus if node.resources.drives_ray else cluster.largest_node_cpus
+    """CPU cores that a node occupies, whole ones; a stage that is one task cannot have more than one machine's."""
+    need = node.resources
+    if need.cpus is not None:
+        return need.cpus
+    cores = cluster.cpus if need.drives_ray else cluster.largest_node_cpus
+    return max(1, need.at_least_cpus, cores * need.share // 1)
 
 
 def shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:

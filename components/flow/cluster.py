@@ -26,10 +26,6 @@ class ClusterConfig:
     dashboard_port: int = 8265
     """Where to look for a free port for the dashboard of a Ray of its own."""
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.dashboard_port <= 65535:
-            raise ValueError(f"dashboard_port is {self.dashboard_port}; it must be a port, 1 to 65535")
-
 
 @dataclass(frozen=True)
 class Cluster:

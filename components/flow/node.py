@@ -33,6 +33,8 @@ class Resources:
 
     cpus: float | None = None
     """CPU cores; None: every core of the machine or cluster."""
+    share: float = 1.0
+    """With `cpus` None: the part of the cores that it takes, so that its like can run beside it."""
     at_least_cpus: float = 0
     """With `cpus` None: how many there must be."""
     gpus: float = 0

@@ -41,23 +41,29 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         counts = ("dim", "layers", "n_attention_heads", "n_kv_heads", "ffn_dim", "vocabulary_size", "n_future_tokens")
-        for field in counts:
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1")
+        faults = [
+            f"{field} is {value}; it must be at least 1"
+            for field in counts
+            for value in [getattr(self, field)]
+            if value is not None and value < 1
+        ]
+        if faults:  # what follows divides by them
+            raise ValueError("\n".join(faults))
         if self.dim % self.n_attention_heads:
-            raise ValueError(f"n_attention_heads ({self.n_attention_heads}) must divide dim ({self.dim})")
-        if self.head_dim % 2:
-            raise ValueError(f"dim / n_attention_heads is {self.head_dim}; rotary positions need an even number")
+            faults.append(f"n_attention_heads ({self.n_attention_heads}) must divide dim ({self.dim})")
+        elif self.head_dim % 2:
+            faults.append(f"dim / n_attention_heads is {self.head_dim}; rotary positions need an even number")
         if self.n_attention_heads % self.kv_heads:
-            raise ValueError(f"n_kv_heads ({self.n_kv_heads}) must divide n_attention_heads ({self.n_attention_heads})")
+            faults.append(f"n_kv_heads ({self.n_kv_heads}) must divide n_attention_heads ({self.n_attention_heads})")
         if self.arrangement == "parallel" and self.n_future_tokens >= self.layers:
-            raise ValueError(
+            faults.append(
                 f"n_future_tokens is {self.n_future_tokens} with {self.layers} layers; each parallel head is one "
                 f"of the layers and at least one must stay for the trunk: at most {self.layers - 1}, or raise layers"
             )
         if self.tied_embeddings and self.arrangement == "replicated" and self.n_future_tokens > 1:
-            raise ValueError("tied_embeddings needs one unembedding; the replicated arrangement has several")
+            faults.append("tied_embeddings needs one unembedding; the replicated arrangement has several")
+        if faults:
+            raise ValueError("\n".join(faults))
 
     @property
     def head_dim(self) -> int:

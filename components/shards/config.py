@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+MAX_LOOKAHEAD = 64
+"""Tokens kept free behind the last window. A window's targets reach n tokens past it; with a constant in place
+of n, models of any n up to it read the same windows in the same order."""
+
 
 @dataclass(frozen=True)
 class ShardsConfig:

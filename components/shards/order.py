@@ -5,9 +5,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-MAX_LOOKAHEAD = 64
-"""Tokens kept free behind the last window. A window's targets reach n tokens past it; with a constant in place
-of n, models of any n up to it read the same windows in the same order."""
+from components.shards.config import MAX_LOOKAHEAD
 
 _ROUNDS = 8
 

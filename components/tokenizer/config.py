@@ -25,23 +25,26 @@ class TokenizerConfig:
     """Chooses the sample."""
 
     def __post_init__(self) -> None:
+        faults = []
         if self.kind not in ("sentencepiece", "bytes"):
-            raise ValueError(f"kind is {self.kind!r}; it must be 'sentencepiece' or 'bytes'")
+            faults.append(f"kind is {self.kind!r}; it must be 'sentencepiece' or 'bytes'")
         if self.kind == "bytes" and self.vocabulary_size not in (None, BYTE_VOCABULARY):
-            raise ValueError(
+            faults.append(
                 f"vocabulary_size is {self.vocabulary_size}; kind 'bytes' has {BYTE_VOCABULARY}: leave it out (null)"
             )
         if self.kind == "sentencepiece" and (
             self.vocabulary_size is None or self.vocabulary_size < SMALLEST_SENTENCEPIECE_VOCABULARY
         ):
-            raise ValueError(
+            faults.append(
                 f"vocabulary_size is {self.vocabulary_size}; kind 'sentencepiece' needs at least "
                 f"{SMALLEST_SENTENCEPIECE_VOCABULARY} (3 marks, 256 bytes, and characters)"
             )
         if self.sample_bytes < 1:
-            raise ValueError(f"sample_bytes is {self.sample_bytes}; it must be at least 1")
+            faults.append(f"sample_bytes is {self.sample_bytes}; it must be at least 1")
         if not 0.9 <= self.character_coverage <= 1:
-            raise ValueError(f"character_coverage is {self.character_coverage}; it must lie between 0.9 and 1")
+            faults.append(f"character_coverage is {self.character_coverage}; it must lie between 0.9 and 1")
+        if faults:
+            raise ValueError("\n".join(faults))
 
     @property
     def size(self) -> int:

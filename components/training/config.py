@@ -8,9 +8,20 @@ from components.model.config import ModelConfig
 Precision = Literal["bfloat16", "float32"]
 
 
-def _check(config: Any, name: str, fine: bool, allowed: str) -> None:
-    if not fine:
-        raise ValueError(f"{name} is {getattr(config, name)!r}; {allowed}")
+class _Faults(list[str]):
+    """What is wrong with the fields of a config, a sentence each, so that all of it is said at once."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def check(self, name: str, fine: bool, allowed: str) -> None:
+        if not fine:
+            self.append(f"{name} is {getattr(self.config, name)!r}; {allowed}")
+
+    def end(self) -> None:
+        if self:
+            raise ValueError("\n".join(self))
 
 
 @dataclass(frozen=True)
@@ -43,23 +54,28 @@ class TrainingConfig:
     """Seed of the initial weights and of the data order."""
 
     def __post_init__(self) -> None:
+        self._faults().end()
+
+    def _faults(self) -> _Faults:
+        faults = _Faults(self)
         for name in ("steps", "batch_tokens", "context_length"):
-            _check(self, name, getattr(self, name) >= 1, "it must be at least 1")
-        if self.batch_tokens % self.context_length:
+            faults.check(name, getattr(self, name) >= 1, "it must be at least 1")
+        if min(self.context_length, self.batch_tokens) >= 1 and self.batch_tokens % self.context_length:
             below = self.batch_tokens // self.context_length * self.context_length
             near = [n for n in (below, below + self.context_length) if n]
-            raise ValueError(
+            faults.append(
                 f"batch_tokens is {self.batch_tokens}, not a multiple of context_length "
                 f"({self.context_length}); a step takes whole sequences: use {' or '.join(map(str, near))}"
             )
-        _check(self, "learning_rate", 0 < self.learning_rate < float("inf"), "it must be above 0")
-        _check(self, "warmup_steps", self.warmup_steps >= 0, "it must be at least 0")
-        _check(self, "decay_ratio", 0 <= self.decay_ratio <= 1, "it must lie in [0, 1]")
+        faults.check("learning_rate", 0 < self.learning_rate < float("inf"), "it must be above 0")
+        faults.check("warmup_steps", self.warmup_steps >= 0, "it must be at least 0")
+        faults.check("decay_ratio", 0 <= self.decay_ratio <= 1, "it must lie in [0, 1]")
         for name in ("beta1", "beta2"):
-            _check(self, name, 0 <= getattr(self, name) < 1, "it must lie in [0, 1)")
-        _check(self, "weight_decay", self.weight_decay >= 0, "it must be at least 0")
-        _check(self, "clip_norm", self.clip_norm > 0, "it must be above 0")
-        _check(self, "precision", self.precision in ("bfloat16", "float32"), "use 'bfloat16' or 'float32'")
+            faults.check(name, 0 <= getattr(self, name) < 1, "it must lie in [0, 1)")
+        faults.check("weight_decay", self.weight_decay >= 0, "it must be at least 0")
+        faults.check("clip_norm", self.clip_norm > 0, "it must be above 0")
+        faults.check("precision", self.precision in ("bfloat16", "float32"), "use 'bfloat16' or 'float32'")
+        return faults
 
     @property
     def sequences_per_step(self) -> int:
@@ -101,9 +117,10 @@ class FinetuneConfig(TrainingConfig):
     mask_prompt: bool = True
     """Whether only the completion's tokens count in the loss."""
 
-    def __post_init__(self) -> None:
-        _check(self, "n_future_tokens", self.n_future_tokens >= 1, "it must be at least 1")
-        super().__post_init__()
+    def _faults(self) -> _Faults:
+        faults = super()._faults()
+        faults.check("n_future_tokens", self.n_future_tokens >= 1, "it must be at least 1")
+        return faults
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,7 @@ class TrainingExecution:
     """Newest checkpoints kept; a damaged last one falls back to the one before."""
 
     def __post_init__(self) -> None:
+        faults = _Faults(self)
         for name in (
             "workers",
             "micro_batch_sequences",
@@ -133,7 +151,8 @@ class TrainingExecution:
             "log_every",
             "keep_checkpoints",
         ):
-            _check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+            faults.check(name, getattr(self, name) >= 1, "it must be at least 1")
         cpus = self.cpus_per_worker
-        _check(self, "cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
-        _check(self, "gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")
+        faults.check("cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
+        faults.check("gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")
+        faults.end()

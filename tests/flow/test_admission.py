@@ -1,10 +1,11 @@
 """What may run side by side, and what may not."""
 
+import dataclasses
 from pathlib import Path
 
 from toy_pipeline import Count, Scale, Source, count, scale, source, total
 
-from components.flow.admission import admissible, shortages
+from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster
 from components.flow.node import Graph, Node, Resources, several
 from components.flow.plan import NodePlan, make_plan
@@ -38,6 +39,20 @@ def test_what_fits_together_runs_together(tmp_path: Path) -> None:
     all_cores = plans(tmp_path, a=Resources(cpus=None), b=Resources(cpus=1))
     assert started(all_cores, [], {"source"}) == ["a"]
     assert started(all_cores, [all_cores["a"].node], {"source"}) == []
+
+
+def test_shares_of_the_cores_run_side_by_side(tmp_path: Path) -> None:
+    halves = plans(tmp_path, a=Resources(share=0.5), b=Resources(share=0.5, drives_ray=True))
+    assert started(halves, [], {"source"}) == ["a", "b"]
+    most = plans(tmp_path, a=Resources(share=0.5), b=Resources(share=0.5, at_least_cpus=2, drives_ray=True))
+    assert started(most, [], {"source"}) == ["a"]
+    assert cpus_of(plans(tmp_path, a=Resources(share=0.1))["a"].node, TWO_CORES) == 1
+
+
+def test_one_gpu_is_not_given_twice(tmp_path: Path) -> None:
+    found = plans(tmp_path, a=Resources(cpus=1, gpus=1), b=Resources(cpus=1, gpus=1))
+    one_gpu = dataclasses.replace(TWO_CORES, gpus=1)
+    assert [p.node.name for p in admissible([found["a"], found["b"]], [], {"source"}, one_gpu)] == ["a"]
 
 
 def test_a_measuring_stage_runs_alone(tmp_path: Path) -> None:

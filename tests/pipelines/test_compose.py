@@ -59,6 +59,17 @@ def test_all_faults_at_once_each_with_its_place_and_near_names() -> None:
     assert "training.warmup_steps: " in text
 
 
+def test_one_section_names_all_its_values_out_of_range() -> None:
+    said = faults("training.steps=0", "training.beta1=3", "model.dim=-1", "model.layers=0", "decoding.repeats=0")
+    assert said == [
+        "model.dim is -1; it must be at least 1",
+        "model.layers is 0; it must be at least 1",
+        "training.steps is 0; it must be at least 1",
+        "training.beta1 is 3.0; it must lie in [0, 1)",
+        "decoding.repeats is 0; it must be at least 1",
+    ]
+
+
 def test_an_unknown_recipe_offers_the_nearest_and_the_list() -> None:
     (said,) = faults("conf=code_14b")
     assert "code_14b" in said
@@ -80,6 +91,8 @@ def test_an_unknown_choice_of_a_group_lists_the_choices() -> None:
         ("model.n_future_tokens=4", "future_tokens=[1,4] lists the n to compare"),
         ("model.n_attention_heads=3", "must divide dim"),
         ("finetunes=[[8,1]]", "n = 8, which is not trained"),
+        ("future_tokens=[1,65]", "64 at most"),
+        ("cluster.dashboard_port=0", "a port, 1 to 65535"),
         ("reuse=maybe", "reuse"),
     ],
 )

@@ -3,7 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from components.shards.order import MAX_LOOKAHEAD, GlobalOrder
+from components.shards.config import MAX_LOOKAHEAD
+from components.shards.order import GlobalOrder
 
 
 @pytest.mark.parametrize("n_windows", [1, 2, 3, 5, 16, 17, 255, 1000])
