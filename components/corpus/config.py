@@ -23,6 +23,9 @@ class CorpusConfig:
     min_alphanumeric_share: float = 0.25
     """Documents with a smaller share of letters and digits among the characters that are not white space are
     dropped."""
+    max_digit_share: float = 0.3
+    """Documents with a larger share of digits among the characters that are not white space are dropped: tables of
+    numbers, of which a single package can hold enough to decide a held-out split's bits per byte."""
     vendored_folders: tuple[str, ...] = (
         "_vendor",
         "_vendored",
@@ -62,8 +65,9 @@ class CorpusConfig:
             )
         if self.max_mean_line_length <= 0:
             faults.append(f"max_mean_line_length is {self.max_mean_line_length}; it must be above 0")
-        if not 0 <= self.min_alphanumeric_share <= 1:
-            faults.append(f"min_alphanumeric_share is {self.min_alphanumeric_share}; it must lie between 0 and 1")
+        for field in ("min_alphanumeric_share", "max_digit_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                faults.append(f"{field} is {getattr(self, field)}; it must lie between 0 and 1")
         for field in ("validation_share", "test_share"):
             if not 0 < getattr(self, field) <= 0.4:
                 faults.append(f"{field} is {getattr(self, field)}; it must be above 0 and at most 0.4")

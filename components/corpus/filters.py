@@ -16,6 +16,7 @@ REASONS = {
     "line too long": "raise max_line_length",
     "long lines on average": "raise max_mean_line_length",
     "few letters and digits": "lower min_alphanumeric_share",
+    "many digits": "raise max_digit_share",
     "duplicate": "the same text is there already",
     "outside the subset": "raise max_bytes",
 }
@@ -63,4 +64,7 @@ def read_text(data: bytes, config: CorpusConfig) -> str | Refusal:
     share = sum(map(str.isalnum, compact)) / len(compact)
     if share < config.min_alphanumeric_share:
         return Refusal("few letters and digits", f"share {share:.3f}")
+    digits = sum(map(str.isdigit, compact)) / len(compact)
+    if digits > config.max_digit_share:
+        return Refusal("many digits", f"share {digits:.3f}")
     return text

@@ -19,7 +19,7 @@ from components.decoding.arms import Arm, Block, measure, timing
 from components.decoding.checks import (
     differences,
     full_forward_mismatches,
-    heldout_runs,
+    heldout_steps,
     repeated_4grams,
     tokens_per_forward_of,
 )
@@ -97,7 +97,7 @@ def run_benchmark(
     dtype = getattr(torch, config.dtype)
     assert isinstance(dtype, torch.dtype)
     progress(0.0, 1.0, "held-out text")
-    histogram = heldout_runs(model, draw_windows(config, text, n), config.prompt_tokens[0])
+    heldout = heldout_steps(model, draw_windows(config, text, n), config.prompt_tokens[0], (1, *heads))
 
     decoder = Decoder(model, dtype)
     measured: list[list[Arm]] = []
@@ -124,7 +124,7 @@ def run_benchmark(
             facts = timing(arm, arms[0], limit) | {
                 "n_future_tokens": n,
                 "dtype": config.dtype,
-                "tokens_per_forward_heldout": tokens_per_forward_of(histogram, arm.k),
+                "tokens_per_forward_heldout": tokens_per_forward_of(heldout[arm.k]),
                 "repeated_4grams": repeated_4grams(prompts, outputs[0]),
                 "lossless": not against_next and not against_full,
             }
@@ -140,7 +140,7 @@ def run_benchmark(
         "n_future_tokens": n,
         "machine": describe(),
         "quiet": not dirty,
-        "heldout_histogram": histogram,
+        "heldout_histogram": heldout,
         "rows": facts_of_rows,
     }
     content = json.dumps(page, indent=2) + "\n"

@@ -73,16 +73,19 @@ def differences(
 
 
 @torch.inference_mode()
-def heldout_runs(model: MultiTokenTransformer, windows: Sequence[Sequence[int]], skip: int) -> list[int]:
-    """Histogram of drafts accepted along given text: entry m counts the positions where exactly m were.
+def heldout_steps(
+    model: MultiTokenTransformer, windows: Sequence[Sequence[int]], skip: int, ks: Sequence[int]
+) -> dict[int, list[int]]:
+    """Per k a histogram of the drafts accepted along given text: entry m counts the steps that accepted m.
 
     At position t of a window, which has all of the true text up to t before it, head i (from 1) is right when its
-    choice is the one that head 0 itself makes at t + i, where it has the true text up to t + i. m is the number of
-    heads right before the first wrong one. Every position counts alike, from `skip` on, the last n - 1 of a window
-    aside. With k heads in use m is at most k - 1, so `tokens_per_forward_of` serves every k.
+    choice is the one that head 0 itself makes at t + i, where it has the true text up to t + i. With k heads in use
+    a step accepts the m <= k - 1 heads right before the first wrong one, and the next step is m + 1 tokens on, as
+    in decoding: a stretch of blanks counts as the few steps that it takes, not once a blank. Steps start at `skip`;
+    the last n - 1 positions of a window start none.
     """
     n = model.config.n_future_tokens
-    counts = [0] * n
+    counts = {k: [0] * k for k in ks}
     device = model.embedding.weight.device
     for window in windows:
         tokens_BT = torch.tensor([list(window)], device=device)
@@ -95,16 +98,20 @@ def heldout_runs(model: MultiTokenTransformer, windows: Sequence[Sequence[int]],
         for i in range(1, n):
             right = right * (choices[i][: T - n + 1] == choices[0][i : T - n + 1 + i])
             runs += right
-        for m in runs[skip:].tolist():
-            counts[m] += 1
+        accepted = runs.tolist()
+        for k, histogram in counts.items():
+            t = skip
+            while t < len(accepted):
+                m = min(accepted[t], k - 1)
+                histogram[m] += 1
+                t += m + 1
     return counts
 
 
-def tokens_per_forward_of(histogram: Sequence[int], k: int) -> float:
-    """E with k heads: one token and the accepted drafts, at most k - 1, on average. NaN of an empty histogram."""
-    total = sum(histogram)
-    accepted = sum(min(m, k - 1) * count for m, count in enumerate(histogram))
-    return 1 + accepted / total if total else float("nan")
+def tokens_per_forward_of(histogram: Sequence[int]) -> float:
+    """E of a histogram of drafts accepted per step: one token and the accepted drafts, on average. NaN if empty."""
+    steps = sum(histogram)
+    return sum((m + 1) * count for m, count in enumerate(histogram)) / steps if steps else float("nan")
 
 
 def repeated_4grams(prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> float:

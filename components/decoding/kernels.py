@@ -17,8 +17,8 @@ from torch import Tensor
 
 # Rows the packed layout is chosen for. It serves 1 to 64 rows alike; a hint of 1 would choose one that does not.
 _ROWS_HINT = 4
-# Weights of a float32 matrix up to which torch.mm is the faster, for several rows and for a single one. Measured
-# on one core of an AVX-512 processor (Zen 4, 1 MB of L2).
+# Weights of a float32 matrix up to which torch.mm is the faster, for several rows and, on one thread, for a single
+# one. Measured on an AVX-512 processor (Zen 4, 1 MB of L2 a core).
 _MM_FASTER_UP_TO, _MM_FASTER_FOR_ONE_ROW_UP_TO = 120_000, 800_000
 
 
@@ -52,16 +52,19 @@ class PackedMatrix:
 
 
 class MixedMatrix:
-    """Plain for one row, packed for more."""
+    """Plain for one row on one thread, packed for more of either: a second thread helps only the packed form."""
 
     def __init__(self, weight_OI: Tensor) -> None:
         self._one, self._more = PlainMatrix(weight_OI), PackedMatrix(weight_OI)
 
     def __call__(self, x_RI: Tensor) -> Tensor:
-        return self._one(x_RI) if x_RI.shape[0] == 1 else self._more(x_RI)
+        return self._suited(x_RI)(x_RI)
 
     def plus(self, x_RI: Tensor, residual_RO: Tensor) -> Tensor:
-        return self._one.plus(x_RI, residual_RO) if x_RI.shape[0] == 1 else self._more.plus(x_RI, residual_RO)
+        return self._suited(x_RI).plus(x_RI, residual_RO)
+
+    def _suited(self, x_RI: Tensor) -> PlainMatrix | PackedMatrix:
+        return self._one if x_RI.shape[0] == 1 and torch.get_num_threads() == 1 else self._more
 
 
 Matrix = PlainMatrix | PackedMatrix | MixedMatrix

@@ -20,6 +20,7 @@ CONFIG = CorpusConfig()
         (ORDINARY.encode() + b"x" * 1001 + b"\n", "line too long"),
         (b"\n".join([b"word " * 30] * 10), "long lines on average"),
         (b"{}[]();:,.+-*/=<>!?\n" * 20, "few letters and digits"),
+        (b"".join(b"(0x%05x, 0x%05x),\n" % (i, i + 9) for i in range(0, 9000, 30)), "many digits"),
     ],
 )
 def test_a_refusal_names_its_reason(data: bytes, reason: str) -> None:
@@ -46,6 +47,7 @@ def test_an_accepted_text_is_the_file_byte_for_byte() -> None:
         ({"validation_share": 0.0}, "validation_share"),
         ({"test_share": 0.5}, "test_share"),
         ({"min_alphanumeric_share": 2.0}, "min_alphanumeric_share"),
+        ({"max_digit_share": -0.1}, "max_digit_share"),
         ({"max_bytes": 0}, "max_bytes"),
     ],
 )

@@ -4,11 +4,13 @@ In the replicated arrangement with layers that add nothing, z is the embedding o
 table from one token to another: head i can be made right, wrong, or right for some tokens.
 """
 
+import math
+
 import pytest
 import torch
 
 from components.decoding.arms import Arm, decode_block, draws_with
-from components.decoding.checks import full_forward_mismatches, heldout_runs, tokens_per_forward_of
+from components.decoding.checks import full_forward_mismatches, heldout_steps, tokens_per_forward_of
 from components.decoding.engine import Decoder
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
@@ -109,20 +111,30 @@ def test_layer_heads_accept_what_a_learned_pattern_allows() -> None:
         assert made.tokens_per_forward > 0.9 * k
 
 
-def test_heldout_runs_are_those_of_the_tables() -> None:
-    """On the true continuation head 0 is always right, so draft i at token t fails exactly where it was made to."""
-    wrong = {1: {3}, 2: {5, 8}, 3: {0}}
-    model = table_model(4, wrong)
-    window = [i % V for i in range(3 * V + 3)]
-    histogram = heldout_runs(model, [window, window], skip=V)
-    expected = [0, 0, 0, 0]
-    for token in range(V):
-        expected[next((i - 1 for i in (1, 2, 3) if token in wrong[i]), 3)] += 4
-    assert histogram == expected
-    # of 12 tokens, one accepts none, two accept one, one accepts two, eight all three
-    assert tokens_per_forward_of(histogram, 4) == pytest.approx(1 + (0 + 2 * 1 + 1 * 2 + 8 * 3) / 12)
-    assert tokens_per_forward_of(histogram, 2) == pytest.approx(1 + 11 / 12)
-    assert tokens_per_forward_of(histogram, 1) == 1
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_along_the_text_it_would_write_a_decoder_is_led_as_it_decodes(k: int) -> None:
+    model = table_model(4, {1: {3}, 2: {5, 8}, 3: {0}})
+    prompt = [i % V for i in range(V + 1)]
+    made = Decoder(model).generate([prompt], 5 * V, k=k)
+    window = prompt + made.tokens[0]
+    place, expected = len(prompt) - 1, [0] * k
+    for (accepted,) in made.accepted:
+        if place > len(window) - 4:
+            break
+        expected[accepted] += 1
+        place += accepted + 1
+    histogram = heldout_steps(model, [window, window], skip=len(prompt) - 1, ks=(k,))[k]
+    assert histogram == [2 * count for count in expected]
+    assert 1 <= tokens_per_forward_of(histogram) <= k
+
+
+def test_a_stretch_that_repeats_counts_by_its_steps() -> None:
+    """All heads right: two steps of four tokens lie in eight positions, whatever is said of each position."""
+    model = table_model(4, {})
+    window = [i % V for i in range(V + 11)]
+    assert heldout_steps(model, [window], skip=V, ks=(1, 2, 4)) == {1: [8], 2: [0, 4], 4: [0, 0, 0, 2]}
+    assert tokens_per_forward_of([0, 0, 0, 2]) == 4
+    assert math.isnan(tokens_per_forward_of([0, 0]))
 
 
 def test_synthetic_acceptance_has_the_given_shares() -> None:
