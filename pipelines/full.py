@@ -71,7 +71,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
         if n > 1:
             benchmarks.append(
                 benchmark_decoding.bind(
-                    recipe.decoding, pretrained[n], shards, name=f"decode-n{n}", title=f"n={n} decode"
+                    recipe.decoding_for(n), pretrained[n], shards, name=f"decode-n{n}", title=f"n={n} decode"
                 )
             )
 
@@ -165,7 +165,7 @@ def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Opt
         console.print(f"[red]failed[/]     {name}: {escape(cause.splitlines()[0])}", soft_wrap=True)
     if outcome.failed:
         console.print(f"Log        {outcome.directory / 'log.txt'}; the same command goes on from here", soft_wrap=True)
-    page = outcome.tracking_page or "/#/experiments/1/runs?workflowType=machine_learning"
+    page = outcome.tracking_page or ""
     if options.tracking_uri is None:
         uri = shlex.quote(outcome.tracking_uri)
         server = f"MLFLOW_DISABLE_TELEMETRY=true {shlex.quote(sys.executable)} -m mlflow server"

@@ -84,8 +84,29 @@ class Recipe:
                 )
             if not 1 <= target <= pretrained:
                 faults.append(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
+        if len(set(self.finetunes)) != len(self.finetunes):
+            faults.append(f"finetunes is {[list(pair) for pair in self.finetunes]}; each pair may stand once")
+        for k in self.decoding.heads or ():
+            if k > max(self.future_tokens, default=1):
+                faults.append(
+                    f"decoding.heads contains {k}, but no model has so many prediction heads: future_tokens is "
+                    f"{list(self.future_tokens)}"
+                )
+        trainings = {"training": self.training} | ({"finetune": self.finetune} if self.finetunes else {})
+        for part, training in trainings.items():
+            if self.cluster.training.workers > training.sequences_per_step:
+                faults.append(
+                    f"cluster.training.workers is {self.cluster.training.workers}, but a step of {part} has "
+                    f"{training.sequences_per_step} sequence(s) (batch_tokens / context_length) and every worker "
+                    f"needs one: raise {part}.batch_tokens or take fewer workers"
+                )
         if faults:
             raise ValueError("\n".join(faults))
+
+    def decoding_for(self, n: int) -> DecodingConfig:
+        """The decoding benchmark of the model that predicts n tokens ahead: of the heads listed, those it has."""
+        heads = self.decoding.heads
+        return self.decoding if heads is None else replace(self.decoding, heads=tuple(k for k in heads if k <= n))
 
     def model_for(self, n: int) -> ModelConfig:
         """The model that predicts n tokens ahead."""

@@ -6,7 +6,7 @@ from components.flow.node import stage
 from components.flow.stage_run import StageRun
 
 
-@stage(version=1, measures_time=True)
+@stage(version=2, measures_time=True)
 def benchmark_decoding(
     config: DecodingConfig, checkpoint: Checkpoint, shards: Shards, run: StageRun
 ) -> DecodingBenchmark:

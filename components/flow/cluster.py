@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.flow.identity import usable_cores
 from components.flow.stage_run import write_json
 
 OBJECT_STORE_BYTES = 1 << 30
@@ -57,7 +58,7 @@ def environment(local: bool) -> dict[str, str]:
 def this_machine() -> Cluster:
     """What a Ray of its own would have here, found out without starting it."""
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return Cluster(cores, cores, gpus, None, True)
 
 
@@ -77,6 +78,7 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
     if local:
         options |= {
             "address": "local",
+            "num_cpus": usable_cores(),
             "include_dashboard": True,
             "dashboard_host": "127.0.0.1",
             "dashboard_port": _free_port(config.dashboard_port),
@@ -86,7 +88,9 @@ def start(config: ClusterConfig, workspace: Path) -> Cluster:
         options["address"] = config.address
     try:
         context = ray.init(**options)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if local:
+            raise ConnectionError(f"Ray did not start on this machine: {error}") from error
         raise ConnectionError(
             f"no Ray answers at cluster.address={config.address}: {error}. Start one (infra/README.md) or leave "
             "cluster.address away to use this machine alone"

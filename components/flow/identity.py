@@ -4,6 +4,7 @@ The recipe key is known before anything runs; the content key puts the digests o
 their recipe keys, so that a rerun that makes equal bytes stops the wave of reruns there.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -48,6 +49,15 @@ def _key(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, and no more than its container's CPU quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # another kernel, or no quota: "max"
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores usable by this process, and the torch version: what a measured time depends on."""
     model = platform.processor() or platform.machine()
@@ -57,8 +67,7 @@ def machine() -> dict[str, Any]:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"processor": model, "cores": cores, "torch": importlib.metadata.version("torch")}
+    return {"processor": model, "cores": usable_cores(), "torch": importlib.metadata.version("torch")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,13 +44,15 @@ def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterabl
     """Plan a graph against a store.
 
     `only`: names of stages or nodes; nothing else may run, and ValueError says so when something else would
-    have to. A node is reused when its content key is committed, or, when an input is not at hand, when its
+    have to; with `reuse` none it is these that are made anew. A node is reused when its content key is committed, or, when an input is not at hand, when its
     recipe key led to a committed result before.
     """
     identities = {n.name: identity_of(n) for n in graph.nodes}
     recipe_keys: dict[str, str] = {}
     found: dict[str, Manifest] = {}
     content_keys: dict[str, str] = {}
+    anew: dict[str, bool] = {}
+    chosen = set(only)
     for node in graph.nodes:
         recipe_keys[node.name] = identities[node.name].key(arranged(node, recipe_keys))
         inputs = node.flat_inputs()
@@ -60,7 +62,8 @@ def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterabl
             manifest = store.find(node.stage.name, content_keys[node.name])
         else:
             manifest = store.find_by_recipe(recipe_keys[node.name])
-        if manifest is not None and reuse == "config":
+        anew[node.name] = reuse == "none" and (not chosen or bool({node.name, node.stage.name} & chosen))
+        if manifest is not None and not anew[node.name]:
             found[node.name] = manifest
 
     needed = _needed(graph, found)
@@ -75,12 +78,12 @@ def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterabl
             status, reason = "not needed", "what needs it is reused"
         else:
             partial = store.committed_work(node.stage.name, content_keys.get(node.name, "-"))
-            if partial and partial[0] and reuse != "none" and node.stage.resumable:
+            if partial and partial[0] and not anew[node.name] and node.stage.resumable:
                 status, reason = "continue", f"from {partial[0]} of {partial[1]}"
             else:
-                status, reason = "run", _why(node, identity, store, found, reuse)
-        plans.append(NodePlan(node, identity, recipe_keys[node.name], status, reason, manifest, reuse == "none"))
-    _refuse_others(plans, set(only))
+                status, reason = "run", _why(node, identity, store, found, anew[node.name])
+        plans.append(NodePlan(node, identity, recipe_keys[node.name], status, reason, manifest, anew[node.name]))
+    _refuse_others(plans, chosen)
     problems = [p for n in plans if n.status in ("run", "continue") for p in _problems(n.node)]
     return Plan(tuple(plans), tuple(dict.fromkeys(problems)))
 
@@ -95,8 +98,8 @@ def _needed(graph: Graph, found: Mapping[str, Manifest]) -> set[str]:
     return needed
 
 
-def _why(node: Node[Any], identity: Identity, store: Store, found: Mapping[str, Manifest], reuse: Reuse) -> str:
-    if reuse == "none":
+def _why(node: Node[Any], identity: Identity, store: Store, found: Mapping[str, Manifest], anew: bool) -> str:
+    if anew:
         return "reuse=none"
     earlier = [m for m in store.manifests(node.stage.name) if m.name == node.name]
     if not earlier:

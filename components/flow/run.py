@@ -71,7 +71,11 @@ def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) 
     problems = [*plan.problems, *(shortages(plan.to_run(), here) if here else ())]
     if problems:
         raise Refused("\n".join(problems))
-    settings.workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.workspace.mkdir(parents=True, exist_ok=True)
+        (settings.workspace / "driver.lock").touch()
+    except OSError as error:
+        raise Refused(f"workspace={settings.workspace} cannot be written: {error.strerror}; give another") from None
     with _workspace_lock(settings.workspace):
         return _Invocation(plan, store, settings, console).run()
 
@@ -234,8 +238,6 @@ class _Invocation:
             self.started,
             self._lineage(node),
         )
-        if done := self.store.committed_work(node.stage.name, key):
-            stage_run.rewind_metrics(done[0])
         tracking_run = None
         if self.tracker:
             tags = {"stage": node.stage.name, "key": key, "recipe_key": plan.recipe_key}

@@ -44,6 +44,7 @@ class _Tail:
 
     path: Path
     run: str
+    inode: int = 0
     sent_bytes: int = 0
     sent_step: int = -1
     """Steps up to this one are sent: a file that was rewound repeats none of them."""
@@ -114,8 +115,8 @@ class Tracker:
     def _forward_some(self, tail: _Tail) -> bool:
         if not tail.path.exists():
             return False
-        if tail.path.stat().st_size < tail.sent_bytes:  # a worker went on from its checkpoint and rewound the file
-            tail.sent_bytes = 0
+        if (inode := tail.path.stat().st_ino) != tail.inode:  # another file: rewound to a checkpoint, or kept elsewhere
+            tail.inode, tail.sent_bytes = inode, 0
         with tail.path.open("rb") as file:
             file.seek(tail.sent_bytes)
             chunk = file.read(1 << 16)

@@ -1,5 +1,6 @@
 """The shape of a model, and what follows from it by counting. Needs the standard library alone."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +48,9 @@ class ModelConfig:
             for value in [getattr(self, field)]
             if value is not None and value < 1
         ]
+        for field in ("rope_theta", "norm_eps"):
+            if not 0 < getattr(self, field) < math.inf:
+                faults.append(f"{field} is {getattr(self, field)}; it must be above 0")
         if faults:  # what follows divides by them
             raise ValueError("\n".join(faults))
         if self.dim % self.n_attention_heads:
