@@ -99,7 +99,9 @@ class Checkpoint:
     """Tokens seen in training."""
     training_flops: float
     training_seconds: float
-    """Time in training steps, over all attempts; start-up and checkpoints aside."""
+    """Time in training steps, over all attempts; start-up and checkpoints aside. Other trainings may run beside it."""
+    training_threads: int
+    """CPU threads of all workers together in the last attempt: times of different numbers do not compare."""
     n_pretrained: int | None = None
     """For a fine-tuned model: n_future_tokens of the model it started from."""
 

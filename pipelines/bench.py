@@ -63,6 +63,8 @@ def parse(arguments: Sequence[str], kind: type) -> Any:
         for fault in error.errors():
             path = ".".join(map(str, fault["loc"]))
             message = fault["msg"].removeprefix("Value error, ")
+            if fault["type"] == "tuple_type":
+                message = f"input should be a list, such as [{fault['input']}]"
             faults.append(f"{path}: {message}" if path else message)
     if faults:
         raise ValueError("\n".join(faults))

@@ -5,9 +5,10 @@ Hydra only composes plain values; what they may be is decided by the dataclasses
 
 import dataclasses
 import difflib
+import math
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,20 +57,41 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
 
     given = {key: value for key, value in values.items() if key != "conf"}
     faults, known = _strip_unknown(given, (Recipe, Options), "")
-    faults += _booleans_as_numbers(known, (Recipe, Options), "")
+    faults += _foreign_numbers(known, (Recipe, Options), "")
     names = {f.name for f in dataclasses.fields(Options)}
     built: list[Any] = []
     for target, part in (
         (Recipe, {k: v for k, v in known.items() if k not in names}),
         (Options, {k: v for k, v in known.items() if k in names}),
     ):
-        try:
-            built.append(TypeAdapter(target).validate_python(part))
-        except ValidationError as error:
-            faults += [line for e in error.errors() for line in _sentences(dict(e))]
+        removed: set[str] = set()
+        while True:  # what is wrong is taken out, so that the rest is looked at too
+            try:
+                made = TypeAdapter(target).validate_python(part)
+            except ValidationError as error:
+                lines = [line for e in error.errors() for line in _sentences(dict(e))]
+                faults += [line for line in lines if not any(path in line for path in removed)]
+                wrong = {line.split(": ")[0].split(" ")[0] for line in lines} & {*_paths(part)}
+                if not wrong:
+                    break
+                removed |= wrong
+                part = _without(part, wrong)
+            else:
+                built.append(made)
+                break
     if faults:
         raise Faults(faults)
     return _absolute_paths(built[0]), built[1]
+
+
+def _without(values: Mapping[str, Any], paths: Collection[str], where: str = "") -> dict[str, Any]:
+    """Nested values without the keys at these dotted paths."""
+    kept = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else key
+        if path not in paths:
+            kept[key] = _without(value, paths, path) if isinstance(value, Mapping) else value
+    return kept
 
 
 def _absolute_paths(recipe: Recipe) -> Recipe:
@@ -90,6 +112,8 @@ def _sentences(error: Mapping[str, Any]) -> list[str]:
         named = [f"{path}.{line}" if f"{path}.{line.split()[0]}" in every else f"{path}: {line}" for line in lines]
         return named if path else lines
     given = error["input"]
+    if error["type"] == "tuple_type":
+        message = f"input should be a list, such as [{given}]"
     shown = f" (given: {given!r})" if not isinstance(given, Mapping) else ""
     return [f"{path}: {message[:1].lower()}{message[1:]}{shown}"]
 
@@ -119,18 +143,20 @@ def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str
     return faults, known
 
 
-def _booleans_as_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> list[str]:
-    """True and False where a number belongs (Python would take them for 1 and 0)."""
+def _foreign_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> list[str]:
+    """True and False where a number belongs (Python would take them for 1 and 0), infinity and NaN anywhere."""
     hints: dict[str, Any] = {}
     for kind in kinds:
         hints |= _fields(kind)
     faults = []
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
-        if isinstance(value, Mapping):
-            faults += _booleans_as_numbers(value, (hints[key],), path)
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
+            faults += _foreign_numbers(value, (hints[key],), path)
         elif isinstance(value, bool) and hints[key] is not bool:
             faults.append(f"{path}: input should be {getattr(hints[key], '__name__', hints[key])} (given: {value!r})")
+        elif isinstance(value, float) and not math.isfinite(value):
+            faults.append(f"{path}: input should be finite; a large number stands for no limit (given: {value!r})")
     return faults
 
 
@@ -196,6 +222,12 @@ def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     return faults, good
 
 
+def _with_home(argument: str) -> str:
+    """`corpus.path=~/src` with the home folder in place of `~`, which shells leave there and Hydra cannot read."""
+    key, equals, value = argument.partition("=")
+    return f"{key}={Path(value).expanduser()}" if equals and value.startswith("~") else argument
+
+
 def _register() -> None:
     from hydra.core.config_store import ConfigStore
 
@@ -246,7 +278,7 @@ def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    faults, good = faults_of_overrides(overrides)
+    faults, good = faults_of_overrides([_with_home(override) for override in overrides])
     _register()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -268,6 +300,7 @@ def launch(main: Callable[[Recipe, Options, list[str]], int]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
+    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
     faults, good = faults_of_overrides(sys.argv[1:])
     if faults:
         try:  # what else is wrong, so that all of it is said at once

@@ -86,12 +86,11 @@ class Recipe:
                 faults.append(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
         if len(set(self.finetunes)) != len(self.finetunes):
             faults.append(f"finetunes is {[list(pair) for pair in self.finetunes]}; each pair may stand once")
-        for k in self.decoding.heads or ():
-            if k > max(self.future_tokens, default=1):
-                faults.append(
-                    f"decoding.heads contains {k}, but no model has so many prediction heads: future_tokens is "
-                    f"{list(self.future_tokens)}"
-                )
+        if self.decoding.heads and min(self.decoding.heads) > min((n for n in self.future_tokens if n > 1), default=64):
+            faults.append(
+                f"decoding.heads is {list(self.decoding.heads)}, more than a model of future_tokens "
+                f"{list(self.future_tokens)} has; list at least one k that each model has, or null for all"
+            )
         trainings = {"training": self.training} | ({"finetune": self.finetune} if self.finetunes else {})
         for part, training in trainings.items():
             if self.cluster.training.workers > training.sequences_per_step:

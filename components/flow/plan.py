@@ -44,8 +44,8 @@ def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterabl
     """Plan a graph against a store.
 
     `only`: names of stages or nodes; nothing else may run, and ValueError says so when something else would
-    have to; with `reuse` none it is these that are made anew. A node is reused when its content key is committed, or, when an input is not at hand, when its
-    recipe key led to a committed result before.
+    have to; with `reuse` none it is these that are made anew. A node is reused when its content key is committed,
+    or, when an input is not at hand, when its recipe key led to a committed result before.
     """
     identities = {n.name: identity_of(n) for n in graph.nodes}
     recipe_keys: dict[str, str] = {}

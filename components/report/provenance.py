@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.artifacts import SPLITS
+from components.artifacts import SPLITS, Checkpoint
 from components.report import paper
 from components.report.facts import Facts
 from components.report.markup import (
@@ -63,11 +63,14 @@ def _cards(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
         )
     checkpoint = base.checkpoint
     if checkpoint.training_seconds and checkpoint.training_flops:
-        costs = (
-            f"{m.name} takes {times(m.checkpoint.training_seconds / checkpoint.training_seconds)} the time and "
-            f"{times(m.checkpoint.training_flops / checkpoint.training_flops)} the FLOPs of {base.name}"
-            for m in others
-        )
+
+        def cost(made: Checkpoint) -> str:
+            flops = f"{times(made.training_flops / checkpoint.training_flops)} the FLOPs of {base.name}"
+            if made.training_threads != checkpoint.training_threads:
+                return f"{flops} (on another number of threads, so that times do not compare)"
+            return f"{times(made.training_seconds / checkpoint.training_seconds)} the time and {flops}"
+
+        costs = (f"{m.name} takes {cost(m.checkpoint)}" for m in others)
         yield (
             "What training costs",
             paper.COST,

@@ -61,6 +61,7 @@ def _model(model: Model) -> dict[str, Any]:
         "tokens": checkpoint.tokens,
         "training_flops": checkpoint.training_flops,
         "training_seconds": checkpoint.training_seconds,
+        "training_threads": checkpoint.training_threads,
         "bits_per_byte": known(evaluation.bits_per_byte) if evaluation else None,
         "heldout_tokens": evaluation.tokens if evaluation else None,
         "heads": _heads(model),
@@ -81,6 +82,7 @@ def _finetuned(model: Model) -> dict[str, Any]:
         "heads": _heads(model),
         "steps": checkpoint.steps,
         "training_seconds": checkpoint.training_seconds,
+        "training_threads": checkpoint.training_threads,
     }
 
 

@@ -71,6 +71,7 @@ def comparison(facts: Facts) -> Markup:
         row("Steps", lambda m: whole(m.checkpoint.steps)),
         row("Training FLOPs", relative(lambda m: m.checkpoint.training_flops, scientific)),
         row("Training time", relative(lambda m: m.checkpoint.training_seconds, duration)),
+        row("Threads", lambda m: whole(m.checkpoint.training_threads)),
         row("Bits per byte", quality(lambda m: m.evaluation.bits_per_byte if m.evaluation else None, 4)),
         row("Next-token loss", quality(lambda m: m.evaluation.heads[0].loss if m.evaluation else None, 4)),
         row("Next-token top-1", quality(lambda m: m.evaluation.heads[0].top1 if m.evaluation else None, 2, True)),
@@ -92,6 +93,7 @@ def comparison(facts: Facts) -> Markup:
             f"Lines: {items.items} code lines cut after their beginning, completed greedily; the standard error of an "
             f"exact-match share is about {decimal(100 * error, 1)} points."
         )
+    words.append("Times are of trainings that ran side by side where the machine had room: FLOPs compare better.")
     words.append(seeds(facts))
     return section(
         "comparison",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from components.training.loop import Batches
 
 
-@stage(version=1, resumable=True, resources=Resources(drives_ray=True))
+@stage(version=2, resumable=True, resources=Resources(drives_ray=True))
 def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoint:
     """Train a model from scratch on the training split of `shards`.
 
@@ -44,7 +44,7 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
     return _checkpoint(config.training, shards.path / "tokenizer", run)
 
 
-@stage(version=1, resumable=True, resources=Resources(drives_ray=True))
+@stage(version=2, resumable=True, resources=Resources(drives_ray=True))
 def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: StageRun) -> Checkpoint:
     """Train a pretrained model on, with its first heads, on pairs of prompt and completion (paper section 3.6).
 
@@ -154,5 +154,6 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
         tokens=config.tokens,
         training_flops=float(config.tokens * model.config.flops_per_token(config.context_length)),
         training_seconds=state["seconds"],
+        training_threads=run.cpus,
         n_pretrained=n_pretrained,
     )

@@ -84,7 +84,7 @@ def _checkpoint(world: World, n: int, arrangement: str, n_pretrained: int | None
         save_model(model, path)
         (path / "tokenizer").mkdir()
         (path / "tokenizer" / "tokenizer.json").write_text(json.dumps({"kind": "bytes", "vocabulary_size": 258}))
-    return Checkpoint(path, "d", n, 0, 1, 1, 1.0, 1.0, n_pretrained)
+    return Checkpoint(path, "d", n, 0, 1, 1, 1.0, 1.0, 1, n_pretrained)
 
 
 def _samples(evaluation: Evaluation) -> list[dict[str, object]]:

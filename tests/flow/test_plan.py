@@ -94,6 +94,15 @@ def test_reuse_none_runs_everything(tmp_path: Path) -> None:
     assert {p.status for p in rows} == {"run"}
 
 
+def test_reuse_none_of_chosen_stages_reuses_what_they_read(tmp_path: Path) -> None:
+    commit(tmp_path)
+    chosen = select(graph(), only=["scale"])
+    rows = {p.node.name: p for p in make_plan(chosen, Store(tmp_path), reuse="none", only=["scale"]).nodes}
+    assert {name: row.status for name, row in rows.items()} == {"source": "reused", "scale": "run"}
+    assert rows["scale"].anew
+    assert not rows["source"].anew
+
+
 def test_only_refuses_to_run_anything_else(tmp_path: Path) -> None:
     chosen = select(graph(), only=["scale"])
     assert [n.name for n in chosen.nodes] == ["source", "scale"]

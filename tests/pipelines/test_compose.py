@@ -70,6 +70,25 @@ def test_one_section_names_all_its_values_out_of_range() -> None:
     ]
 
 
+def test_a_fault_hides_no_other() -> None:
+    said = faults("training.steps=fast", "training.beta1=3", "future_tokens=[1,4,99]", "model.dim=0", "reuse=some")
+    named = {line.split(" ")[0].rstrip(":") for line in said}
+    assert named == {"training.steps", "training.beta1", "future_tokens", "model.dim", "reuse"}
+
+
+def test_a_path_may_start_at_home() -> None:
+    recipe, _ = compose(["corpus=files", "corpus.path=~/src"])
+    assert recipe.corpus.path == str(Path.home() / "src")
+
+
+def test_heads_that_a_model_lacks_are_not_measured_on_it() -> None:
+    recipe, _ = compose(["conf=bytes", "future_tokens=[1,4,8]"])
+    assert recipe.decoding_for(4).heads == (2, 4)
+    assert recipe.decoding_for(8) == recipe.decoding
+    (said,) = faults("conf=bytes", "future_tokens=[1,4,8]", "decoding.heads=[6]")
+    assert "at least one k that each model has" in said
+
+
 def test_an_unknown_recipe_offers_the_nearest_and_the_list() -> None:
     (said,) = faults("conf=code_14b")
     assert "code_14b" in said
@@ -93,6 +112,12 @@ def test_an_unknown_choice_of_a_group_lists_the_choices() -> None:
         ("finetunes=[[8,1]]", "n = 8, which is not trained"),
         ("future_tokens=[1,65]", "64 at most"),
         ("cluster.dashboard_port=0", "a port, 1 to 65535"),
+        ("corpus.max_mean_line_length=inf", "corpus.max_mean_line_length: input should be finite"),
+        ("training.steps={a:{b:true}}", "training.steps: "),
+        ("future_tokens=4", "a list, such as [4]"),
+        ("finetunes=[[4,1],[4,1]]", "each pair may stand once"),
+        ("model.norm_eps=-1", "model.norm_eps is -1"),
+        ("cluster.training.workers=8", "a step of training has 4 sequence(s)"),
         ("reuse=maybe", "reuse"),
     ],
 )

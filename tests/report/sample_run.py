@@ -95,7 +95,8 @@ def build_sample(
                 file.write(json.dumps(row) + "\n")
         parameters = 2_104_448 + (n - 1) * 33_024 * replicated
         flops = (1 + 0.21 * (n - 1)) * 3.71e13
-        made = Checkpoint(path, name, n, parameters, steps, steps * 4096, flops, 71.52 * (1 + 0.19 * (n - 1)), before)
+        seconds = 71.52 * (1 + 0.19 * (n - 1))
+        made = Checkpoint(path, name, n, parameters, steps, steps * 4096, flops, seconds, 1, before)
         record(name, title, inputs, made.training_seconds + 4, made, {"training": {"seed": 3}})
         made_checkpoints.append(made)
         return made
