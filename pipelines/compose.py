@@ -6,6 +6,7 @@ Hydra only composes plain values; what they may be is decided by the dataclasses
 import dataclasses
 import difflib
 import math
+import re
 import sys
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
                 made = TypeAdapter(target).validate_python(part)
             except ValidationError as error:
                 lines = [line for e in error.errors() for line in _sentences(dict(e))]
-                faults += [line for line in lines if not any(path in line for path in removed)]
+                faults += [line for line in lines if not any(_names(line, path) for path in removed)]
                 wrong = {line.split(": ")[0].split(" ")[0] for line in lines} & {*_paths(part)}
                 if not wrong:
                     break
@@ -82,6 +83,11 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
     if faults:
         raise Faults(faults)
     return _absolute_paths(built[0]), built[1]
+
+
+def _names(line: str, path: str) -> bool:
+    """Whether a sentence speaks of the key at this dotted path."""
+    return re.search(rf"(?<![\w.]){re.escape(path)}(?![\w]|\.\w)", line) is not None
 
 
 def _without(values: Mapping[str, Any], paths: Collection[str], where: str = "") -> dict[str, Any]:

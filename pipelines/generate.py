@@ -15,6 +15,7 @@ PLAIN = "\x1b[0m"
 
 
 def parser() -> argparse.ArgumentParser:
+    """Arguments of the command line."""
     parser = argparse.ArgumentParser(
         prog="generate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -93,6 +94,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
     arguments = parser().parse_args(argv)
     try:
         if arguments.threads is not None and arguments.threads < 1:

@@ -86,7 +86,8 @@ class Recipe:
                 faults.append(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
         if len(set(self.finetunes)) != len(self.finetunes):
             faults.append(f"finetunes is {[list(pair) for pair in self.finetunes]}; each pair may stand once")
-        if self.decoding.heads and min(self.decoding.heads) > min((n for n in self.future_tokens if n > 1), default=64):
+        fewest = min((n for n in self.future_tokens if n > 1), default=MAX_LOOKAHEAD)
+        if self.decoding.heads and min(self.decoding.heads) > fewest:
             faults.append(
                 f"decoding.heads is {list(self.decoding.heads)}, more than a model of future_tokens "
                 f"{list(self.future_tokens)} has; list at least one k that each model has, or null for all"

@@ -79,14 +79,19 @@ def _carry_out(
             f"workers is {execution.workers}, but a step has {config.sequences_per_step} sequences "
             "(batch_tokens / context_length); every worker needs one"
         )
-    threads = execution.cpus_per_worker or max(1, run.cpus // execution.workers)
-    job = Job(config, execution, threads, make_model, open_data, run.work / "checkpoints", run)
+    job = Job(
+        config, execution, _threads_per_worker(execution, run), make_model, open_data, run.work / "checkpoints", run
+    )
     if execution.workers == 1 and not execution.gpus_per_worker:
         work(job)
     else:
         from components.training.ray_train import work_on_ray
 
         work_on_ray(job, run.work / "ray")
+
+
+def _threads_per_worker(execution: TrainingExecution, run: StageRun) -> int:
+    return execution.cpus_per_worker or max(1, run.cpus // execution.workers)
 
 
 def _new_model(config: PretrainConfig) -> "MultiTokenTransformer":
@@ -139,6 +144,7 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
     from components.model.weights import load_model, save_model
     from components.training.checkpoint import checkpoint_path, read_state
 
+    execution = run.execution or TrainingExecution()
     last = checkpoint_path(run.work / "checkpoints", config.steps)
     state = read_state(last)
     model = load_model(last)
@@ -154,6 +160,6 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
         tokens=config.tokens,
         training_flops=float(config.tokens * model.config.flops_per_token(config.context_length)),
         training_seconds=state["seconds"],
-        training_threads=run.cpus,
+        training_threads=execution.workers * _threads_per_worker(execution, run),
         n_pretrained=n_pretrained,
     )

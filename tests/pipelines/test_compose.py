@@ -76,6 +76,12 @@ def test_a_fault_hides_no_other() -> None:
     assert named == {"training.steps", "training.beta1", "future_tokens", "model.dim", "reuse"}
 
 
+def test_a_fault_hides_none_that_shares_letters_with_its_key() -> None:
+    said = faults("seed=x", "name=a/b", "training.steps=0", "finetune.steps=0", "training.batch_tokens=100")
+    named = {line.split(" ")[0].rstrip(":") for line in said}
+    assert named == {"seed", "name", "training.steps", "finetune.steps", "training.batch_tokens"}
+
+
 def test_a_path_may_start_at_home() -> None:
     recipe, _ = compose(["corpus=files", "corpus.path=~/src"])
     assert recipe.corpus.path == str(Path.home() / "src")
