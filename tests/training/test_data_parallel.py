@@ -34,6 +34,7 @@ def worker(rank: int, directory: Path) -> None:
     )
     try:
         work(job)
+        dist.barrier()  # the first writes the last checkpoint: nobody takes the group down beneath it
     finally:
         dist.destroy_process_group()
 
