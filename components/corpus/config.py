@@ -1,17 +1,49 @@
 """What to collect, what to leave out, how to split. Needs the standard library alone."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Source = Literal["python", "files", "parquet", "jsonl"]
 
 
 @dataclass(frozen=True)
-class CorpusConfig:
+class SourceConfig:
+    """Where documents come from."""
+
+    source: Source = "python"
+    """`python`: the interpreter's standard library and the installed packages. `files`: any text under `path`, a
+    document a file. `parquet`, `jsonl`: tables under `path`, a document a row."""
+    path: str | None = None
+    """A folder, a file or a glob such as `/data/code/**/*.py`, here or as the URI of any filesystem that pyarrow
+    opens: `s3://bucket/folder?region=eu-west-1`, `gs://…`, `hdfs://…`. It may be missing in a plan, not in a run."""
+    text_column: str = "text"
+    """For tables: the column that holds the text."""
+    id_column: str | None = None
+    """For tables: the column that names a row. None: file and row (in jsonl, the byte at which its line begins)."""
+    group_column: str | None = None
+    """For tables: the column by which rows are kept in one split, such as the repository. None: the file."""
+
+    def source_faults(self) -> list[str]:
+        """What contradicts itself, a sentence each that begins with the field."""
+        faults = []
+        if self.source not in get_args(Source):
+            faults.append(f"source is {self.source!r}; it must be one of {', '.join(map(repr, get_args(Source)))}")
+        if self.source == "python" and self.path is not None:
+            faults.append(f"path is {self.path!r} with source 'python'; a path needs source: files, parquet or jsonl")
+        if self.source not in ("parquet", "jsonl"):
+            for field in ("text_column", "id_column", "group_column"):
+                if getattr(self, field) != getattr(SourceConfig, field):
+                    faults.append(
+                        f"{field} is {getattr(self, field)!r} with source {self.source!r}; only parquet and jsonl "
+                        "have columns"
+                    )
+        return faults
+
+
+@dataclass(frozen=True)
+class CorpusConfig(SourceConfig):
     """Which documents become the corpus."""
 
-    source: Literal["python", "files"] = "python"
-    """`python`: the interpreter's standard library and the installed packages. `files`: any text under `path`."""
-    path: str | None = None
-    """For `files`: a folder, or a glob such as `/data/code/**/*.py`. It may be missing in a plan, not in a run."""
     min_bytes: int = 200
     """Documents with fewer bytes are dropped."""
     max_bytes_per_document: int = 1_000_000
@@ -50,11 +82,7 @@ class CorpusConfig:
     """Chooses the subset and the split."""
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.source not in ("python", "files"):
-            faults.append(f"source is {self.source!r}; it must be 'python' or 'files'")
-        if self.source == "python" and self.path is not None:
-            faults.append(f"path is {self.path!r} with source 'python'; a path needs source: files")
+        faults = self.source_faults()
         for field in ("min_bytes", "max_bytes_per_document", "max_line_length"):
             if getattr(self, field) < 1:
                 faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")

@@ -6,6 +6,11 @@ from components.corpus.config import CorpusConfig
 
 REASONS = {
     "unreadable": "check the permissions",
+    "broken file": "cut short, damaged, or not of the kind that was asked for",
+    "broken row": "jsonl has one JSON object a line",
+    "other format": "parquet reads .parquet, jsonl reads .jsonl, .ndjson and .json, also with .gz or .zst",
+    "no text": "the text column is empty there",
+    "repeated id": "id_column must name rows",
     "not a regular file": "links to nothing, pipes and devices cannot be read",
     "vendored": "see vendored_folders",
     "empty": "nothing but white space",
@@ -23,7 +28,7 @@ REASONS = {
 """Why a document may be left out, and what to change about it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A document left out, and why."""
 

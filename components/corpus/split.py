@@ -1,96 +1,70 @@
-"""Choosing by hash: what counts as a duplicate, which documents are kept, which split each goes to."""
+"""Choosing by hash: which pieces and documents are drawn first, and which split each document goes to."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from components.artifacts import SPLITS
+from components.corpus.pieces import Piece
 
 MIN_GROUPS = 20
 """With fewer groups than this, whole groups cannot meet the shares: the split goes by document."""
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A document that passed the filters, and where its text was put aside."""
-
-    id: str
-    group: str
-    bytes: int
-    content: str
-    """sha256 of the text."""
-    loose_content: str
-    """Hash of the text without white space: equal for duplicates."""
-    file: str
-    offset: int
+def hash_number(seed: int, purpose: str, name: str) -> int:
+    """A number below 2^64 that depends on nothing but its arguments; equal purposes draw alike."""
+    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
 
 
 def hash_fraction(seed: int, purpose: str, name: str) -> float:
-    """A number in [0, 1) that depends on nothing but its arguments; equal purposes draw alike."""
-    digest = hashlib.blake2b(f"{seed}\0{purpose}\0{name}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
+    """The same as a number in [0, 1)."""
+    return hash_number(seed, purpose, name) / 2**64
 
 
-def deduplicate(documents: Iterable[Kept]) -> tuple[list[Kept], list[tuple[str, str]]]:
-    """Keep the lowest id of each content, white space aside.
-
-    Returns the kept documents in id order, and (id dropped, id kept in its place) for the others.
-    """
-    first: dict[str, Kept] = {}
-    duplicates: list[tuple[str, str]] = []
-    for document in sorted(documents, key=lambda d: d.id):
-        kept = first.setdefault(document.loose_content, document)
-        if kept is not document:
-            duplicates.append((document.id, kept.id))
-    return list(first.values()), duplicates
+def subset_draw(seed: int, piece: Piece, id: str) -> int:
+    """Where a document stands in the order in which a subset is drawn: by its piece first, so that a subset can be
+    had without reading all pieces, then by its id."""
+    of_piece = hash_number(seed, "subset", piece.name)
+    return of_piece if id == piece.id else of_piece >> 32 << 32 | hash_number(seed, "row", id) >> 32
 
 
-def choose_subset(documents: Sequence[Kept], max_bytes: int, seed: int) -> list[Kept]:
-    """About `max_bytes` of documents, drawn by hash of the id: the last one drawn may exceed it. In id order."""
-    chosen, total = [], 0
-    for document in sorted(documents, key=lambda d: (hash_fraction(seed, "subset", d.id), d.id)):
-        if total >= max_bytes:
-            break
-        chosen.append(document)
-        total += document.bytes
-    return sorted(chosen, key=lambda d: d.id)
+def assign_units(sizes: npt.NDArray[Any], draws: npt.NDArray[Any], shares: Sequence[float]) -> npt.NDArray[np.int8]:
+    """The split (its place in SPLITS) of each unit, a group or a document, so that the held-out splits hold about
+    their shares of the bytes. The rest is the training split.
 
-
-def assign_units(sizes: Mapping[str, int], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Assign each unit (a group or a document) to a split by hash, so that the held-out splits hold about their
-    shares of the bytes. The rest is the training split.
-
-    Units are drawn in hash order and taken while they fit the share; a last one is added where it brings the
+    Units are taken in the order of their draws while they fit the share; a last one is added where it brings the
     share nearer. So a unit larger than the share stays in training unless nothing smaller is there.
     """
-    total = sum(sizes.values())
-    order = sorted(sizes, key=lambda unit: (hash_fraction(seed, "split", unit), unit))
-    assigned: dict[str, str] = {}
-    for split in SPLITS[1:]:
-        target, filled, taken = shares[split] * total, 0, 0
-        free = [unit for unit in order if unit not in assigned]
-        for unit in free:
-            if filled + sizes[unit] <= target:
+    assigned = np.zeros(len(sizes), np.int8)
+    order = np.argsort(draws, kind="stable")
+    for split, share in zip(range(1, len(SPLITS)), shares, strict=True):
+        target, filled, taken = share * sizes.sum(), 0, 0
+        for unit in order:
+            if not assigned[unit] and filled + sizes[unit] <= target:
                 assigned[unit] = split
-                filled += sizes[unit]
+                filled += int(sizes[unit])
                 taken += 1
-        rest = [unit for unit in free if unit not in assigned]
+        rest = order[assigned[order] == 0]
         if len(rest) < 2:  # the last one belongs to training
             continue
-        nearest = min(rest, key=lambda unit: abs(target - filled - sizes[unit]))
+        nearest = rest[np.argmin(abs(target - filled - sizes[rest]))]
         if not taken or abs(target - filled - sizes[nearest]) < target - filled:
             assigned[nearest] = split
-    return {unit: assigned.get(unit, "train") for unit in order}
+    return assigned
 
 
-def assign_splits(
-    documents: Sequence[Kept], validation_share: float, test_share: float, seed: int
-) -> tuple[dict[str, str], bool]:
-    """The split of every document id, and whether whole groups were kept together."""
-    by_group = len({document.group for document in documents}) >= MIN_GROUPS
-    sizes: dict[str, int] = {}
-    for document in documents:
-        unit = document.group if by_group else document.id
-        sizes[unit] = sizes.get(unit, 0) + document.bytes
-    units = assign_units(sizes, {"validation": validation_share, "test": test_share}, seed)
-    return {d.id: units[d.group if by_group else d.id] for d in documents}, by_group
+def assign_splits(records: Any, shares: Sequence[float], seed: int) -> tuple[npt.NDArray[np.int8], bool]:
+    """The split of every record, and whether whole groups were kept together."""
+    import pyarrow.compute as pc
+
+    groups = records.column("group")
+    by_group = len(pc.unique(groups)) >= MIN_GROUPS
+    encoded = (groups if by_group else records.column("id")).combine_chunks().dictionary_encode()
+    unit = encoded.indices.to_numpy()
+    sizes = np.bincount(unit, records.column("bytes").to_numpy()).astype(np.int64)
+    draws = np.array([hash_number(seed, "split", name.as_py()) for name in encoded.dictionary], np.uint64)
+    return assign_units(sizes, draws, shares)[unit], by_group

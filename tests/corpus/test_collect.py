@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from components.artifacts import SPLITS, Corpus
 from components.corpus import collect as collect_module
+from components.corpus import write as write_module
 from components.corpus.blocks import in_process
 from components.corpus.collect import Collected, collect_corpus
 from components.corpus.config import CorpusConfig
@@ -77,7 +79,7 @@ def test_neither_blocks_nor_their_order_change_the_result(
     small_corpus: Corpus, python_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect_module, "READ_BYTES", 50_000)
-    monkeypatch.setattr(collect_module, "ROW_GROUP_BYTES", 30_000)
+    monkeypatch.setattr(write_module, "ROW_GROUP_BYTES", 30_000)
     config = CorpusConfig(source="files", path=str(python_sources))
     again = _collect(tmp_path / "out", config, _backwards)
     assert again.digest == small_corpus.digest
@@ -183,14 +185,14 @@ def test_unreadable_binary_and_latin1_files_are_counted_skips() -> None:
 
 
 def test_shares_are_met_as_well_as_whole_units_allow() -> None:
-    sizes = {f"package{i}": 1000 + 37 * i for i in range(100)} | {"giant": 200_000}
-    shares = {"validation": 0.05, "test": 0.1}
-    total = sum(sizes.values())
+    sizes = np.array([1000 + 37 * i for i in range(100)] + [200_000])
+    shares = (0.05, 0.1)
+    drawn = set()
     for seed in range(5):
-        assigned = assign_units(sizes, shares, seed)
-        for split, share in shares.items():
-            held = sum(sizes[unit] for unit, s in assigned.items() if s == split)
-            assert abs(held - share * total) < 1000
-        assert assigned["giant"] == "train"
-    drawn = [frozenset(u for u, s in assign_units(sizes, shares, seed).items() if s == "test") for seed in range(5)]
-    assert len(set(drawn)) == 5
+        draws = np.random.default_rng(seed).random(len(sizes))
+        assigned = assign_units(sizes, draws, shares)
+        for split, share in enumerate(shares, 1):
+            assert abs(sizes[assigned == split].sum() - share * sizes.sum()) < 1000
+        assert assigned[-1] == 0
+        drawn.add(tuple(np.flatnonzero(assigned == 2)))
+    assert len(drawn) == 5

@@ -7,9 +7,9 @@ import pytest
 
 from components.artifacts import Corpus
 from components.corpus.blocks import BlockError, on_actors, on_ray_data
-from components.corpus.collect import write_part
 from components.corpus.config import CorpusConfig
 from components.corpus.stage import collect
+from components.corpus.write import write_part
 from components.flow.stage_run import StageRun
 from components.shards.config import DataExecution, ShardsConfig
 from components.shards.pack import Tokenizing

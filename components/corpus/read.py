@@ -1,0 +1,102 @@
+"""Reading: one task takes some pieces of a source, puts the texts that pass the filters aside, and answers in counts.
+
+Beside the texts (`NNNNNN.text`) lie their records (`NNNNNN.records`) and a line for every document left out
+(`NNNNNN.dropped`).
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.corpus.config import CorpusConfig
+from components.corpus.dropped import dropped_line
+from components.corpus.filters import Refusal, read_text
+from components.corpus.jsonl import jsonl_rows
+from components.corpus.listing import compression, open_file, unpacked
+from components.corpus.parquet import parquet_rows
+from components.corpus.pieces import Piece, Raw, Skipped, SourceFault
+from components.corpus.records import write_records
+from components.corpus.split import subset_draw
+
+
+def read_block(order: str) -> dict[str, Any]:
+    """Do what an order (a JSON file) says. Answers with counts, or with the fault that ends the run.
+
+    A task that is run again writes the same files anew.
+    """
+    block = json.loads(Path(order).read_text(encoding="utf-8"))
+    config = CorpusConfig(**block["config"])
+    pieces = [Piece(*fields) for fields in block["pieces"]]
+    target = Path(order).with_suffix(".text")
+    records: list[dict[str, Any]] = []
+    dropped: Counter[str] = Counter()
+    offset = 0
+    with target.open("wb") as texts, target.with_suffix(".dropped").open("w", encoding="utf-8") as lines:
+        for piece in pieces:
+            try:
+                for item in _passed(piece, config, block["prefix"], block["enough"]):
+                    if isinstance(item, Skipped):
+                        lines.write(dropped_line(item))
+                        dropped[item.refusal.reason] += 1
+                        continue
+                    records.append(
+                        {
+                            "id": item.id,
+                            "group": item.group,
+                            "source": block["source"],
+                            "bytes": len(item.data),
+                            "draw": subset_draw(config.seed, piece, item.id),
+                            "content": hashlib.sha256(item.data).digest(),
+                            "loose": hashlib.blake2b(b"".join(item.data.split()), digest_size=16).digest(),
+                            "file": block["file"],
+                            "offset": offset,
+                        }
+                    )
+                    texts.write(item.data)
+                    offset += len(item.data)
+            except SourceFault as fault:
+                return {"order": order, "fault": str(fault)}
+    write_records(records, target.with_suffix(".records"))
+    return {"order": order, "fault": "", "bytes": sum(piece.bytes for piece in pieces), "dropped": dropped}
+
+
+def _passed(piece: Piece, config: CorpusConfig, prefix: str, enough: int | None) -> Iterator[Raw | Skipped]:
+    """What is in a piece, the filters applied. Of a large piece no more is read than a subset of `enough` bytes
+    can hold."""
+    taken = 0
+    for item in _documents(piece, config, prefix):
+        if isinstance(item, Raw):
+            if enough is not None and taken >= enough:
+                yield Skipped(f"{item.id} and on", Refusal("outside the subset", "not read"))
+                return
+            text = read_text(item.data, config)
+            if isinstance(text, Refusal):
+                yield Skipped(item.id, text)
+                continue
+            taken += len(item.data)
+        yield item
+
+
+def _documents(piece: Piece, config: CorpusConfig, prefix: str) -> Iterator[Raw | Skipped]:
+    """What is in a piece, in its order."""
+    read = {"parquet": parquet_rows, "jsonl": jsonl_rows}.get(config.source, _file)
+    try:
+        yield from read(piece, config, prefix)
+    except OSError as error:
+        yield Skipped(piece.name, Refusal("unreadable", error.strerror or str(error)))
+
+
+def _file(piece: Piece, config: CorpusConfig, _: str) -> Iterator[Raw | Skipped]:
+    """A file as one document. A packed one that is cut short is none: half a document is not the document."""
+    with open_file(config.path, piece.path) as file:
+        try:
+            data = unpacked(file, piece.path).read(config.max_bytes_per_document + 1)
+        except OSError as error:
+            if not compression(piece.path):
+                raise
+            yield Skipped(piece.id, Refusal("broken file", str(error)))
+        else:
+            yield Raw(piece.id, piece.group, data)

@@ -1,0 +1,73 @@
+"""Tables as sources: which files count, and the pieces that tasks read them in."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from components.corpus.blocks import Mapper
+from components.corpus.config import CorpusConfig
+from components.corpus.filters import Refusal
+from components.corpus.jsonl import RANGE_BYTES
+from components.corpus.listing import Listed, compression, list_files, printable
+from components.corpus.parquet import parquet_pieces
+from components.corpus.pieces import Piece, Skipped, SourceFault
+
+ENDINGS = {"parquet": (".parquet", ".parq", ".pq"), "jsonl": (".jsonl", ".ndjson", ".json")}
+LOOK_AT = 32
+"""Parquet files whose ends one task looks at."""
+
+
+def table_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[Piece | Skipped]:
+    """The pieces of a table's files. SourceFault names a file without the columns asked for."""
+    waiting: list[Listed] = []
+    for file in list_files(config.path):
+        id = f"{prefix}{printable(file.name)}"
+        if file.refusal is not None:
+            yield Skipped(id, file.refusal)
+        elif not _unpacked_name(file, config).endswith(ENDINGS[config.source]):
+            yield Skipped(id, Refusal("other format", f"does not end in {' or '.join(ENDINGS[config.source])}"))
+        elif file.bytes == 0:
+            yield Skipped(id, Refusal("empty", "0 bytes"))
+        elif config.source == "parquet":
+            waiting.append(file)
+        elif compression(file.path):
+            yield Piece(id, id, file.path, file.bytes)
+        else:
+            for start in range(0, file.bytes, RANGE_BYTES):
+                end = min(start + RANGE_BYTES, file.bytes)
+                yield Piece(id, id, file.path, end - start, (start, end))
+    work = [
+        {"config": asdict(config), "files": [[printable(f.name), f.path] for f in waiting[i : i + LOOK_AT]]}
+        for i in range(0, len(waiting), LOOK_AT)
+    ]
+    for answer in mapper(look_at_parquet, work):
+        if answer["fault"]:
+            raise SourceFault(answer["fault"])
+        for name, reason, detail in answer["refused"]:
+            yield Skipped(f"{prefix}{name}", Refusal(reason, detail))
+        for name, path, index, first, size in answer["pieces"]:
+            yield Piece(f"{prefix}{name}", f"{prefix}{name}", path, size, (index, first))
+
+
+def _unpacked_name(file: Listed, config: CorpusConfig) -> str:
+    name = file.name.lower()
+    return name.rpartition(".")[0] if config.source == "jsonl" and compression(name) else name
+
+
+def look_at_parquet(block: dict[str, Any]) -> dict[str, Any]:
+    """What some Parquet files hold, from their ends alone."""
+    config = CorpusConfig(**block["config"])
+    pieces: list[list[Any]] = []
+    refused: list[list[str]] = []
+    for name, path in block["files"]:
+        try:
+            found = parquet_pieces(path, config)
+        except SourceFault as fault:
+            return {"fault": str(fault), "pieces": [], "refused": []}
+        except (OSError, ValueError) as error:
+            refused.append([name, "broken file", " ".join(str(error).split())])
+            continue
+        if not found:
+            refused.append([name, "empty", "no rows"])
+        pieces += [[name, path, *piece] for piece in found]
+    return {"fault": "", "pieces": pieces, "refused": refused}
