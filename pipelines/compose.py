@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.corpus.remote import is_uri
 from pipelines.recipe import DERIVED, Options, Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,8 +102,8 @@ def _without(values: Mapping[str, Any], paths: Collection[str], where: str = "")
 
 
 def _absolute_paths(recipe: Recipe) -> Recipe:
-    """A path on the command line means the directory one stands in, wherever a worker stands."""
-    if recipe.corpus.path is None:
+    """A path on the command line means the directory one stands in, wherever a worker stands. A URI stays."""
+    if recipe.corpus.path is None or is_uri(recipe.corpus.path):
         return recipe
     path = str(Path(recipe.corpus.path).expanduser().absolute())
     return dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, path=path))

@@ -6,6 +6,7 @@ block of text is in memory at a time, the driver holds records alone, and the re
 workers.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -42,6 +43,8 @@ class Collected:
     documents: dict[str, int]
     text_bytes: dict[str, int]
     dropped: dict[str, int]
+    warnings: list[str]
+    """What a person should act on."""
 
 
 def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progress: Progress) -> Collected:
@@ -49,10 +52,9 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
     aside = directory / ".aside"
     aside.mkdir()
     report = throttled(progress)
-    dropped = Dropped(directory / "dropped.jsonl")
-    files = _read(config, "", config.source, aside, itertools.count(), dropped, mapper, report)
-    records = _chosen(load_records(files), config, dropped)
-    dropped.close()
+    with contextlib.closing(Dropped(directory / "dropped.jsonl")) as dropped:
+        files = _read(config, "", config.source, aside, itertools.count(), dropped, mapper, report)
+        records = _chosen(load_records(files), config, dropped)
     if not len(records):
         raise ValueError(_nothing_left(config, dropped))
     split_of, by_group = assign_splits(records, (config.validation_share, config.test_share), config.seed)
@@ -72,6 +74,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
         {split: len(records) for split, records in by_split.items()},
         {split: int(integers(records, "bytes").sum()) for split, records in by_split.items()},
         dropped.counts(),
+        dropped.warnings(sum(map(len, by_split.values()))),
     )
     _write_summary(config, directory, collected, by_split, by_group)
     return collected

@@ -16,6 +16,10 @@ def dropped_line(skipped: Skipped) -> str:
     return json.dumps(line, ensure_ascii=False) + "\n"
 
 
+DAMAGED = ("unreadable", "broken file", "broken row")
+"""Reasons that tell of something wrong with the data, whatever was asked for."""
+
+
 class Dropped:
     """The list while it grows, and its counts by reason."""
 
@@ -46,3 +50,14 @@ class Dropped:
             return "None was dropped: the source has no more."
         reasons = [f"{count} {reason} ({REASONS[reason]})" for reason, count in self._counts.most_common()]
         return f"Dropped: {'; '.join(reasons)}."
+
+    def warnings(self, kept: int) -> list[str]:
+        """What a person should act on: data that is damaged, or filters that leave less than half."""
+        said = []
+        damaged = [f"{self._counts[reason]} {reason}" for reason in DAMAGED if self._counts[reason]]
+        if damaged:
+            said.append(f"left out as damaged: {', '.join(damaged)}; dropped.jsonl names each")
+        filtered = sum(self._counts.values()) - self._counts["outside the subset"]
+        if filtered > kept:
+            said.append(f"more was left out than kept ({filtered} against {kept} documents). {self.in_words()}")
+        return said

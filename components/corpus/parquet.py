@@ -26,7 +26,8 @@ def parquet_pieces(path: str, config: CorpusConfig) -> list[tuple[int, int, int]
             group = table.metadata.row_group(index)
             columns = (group.column(i) for i in range(group.num_columns))
             size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema == config.text_column)
-            pieces.append((index, first, size))
+            if group.num_rows:
+                pieces.append((index, first, size))
             first += group.num_rows
         return pieces
 

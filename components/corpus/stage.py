@@ -7,13 +7,15 @@ from components.flow.node import Resources, stage
 from components.flow.stage_run import StageRun
 
 
-@stage(version=1, resources=Resources(drives_ray=True), external=source_identity, problems=source_problems)
+@stage(version=2, resources=Resources(drives_ray=True), external=source_identity, problems=source_problems)
 def collect(config: CorpusConfig, run: StageRun) -> Corpus:
     """Read, filter, deduplicate and split the documents of a source."""
     from components.corpus.blocks import on_ray_data
     from components.corpus.collect import collect_corpus
 
     result = collect_corpus(config, run.directory, on_ray_data, run.progress)
+    for message in result.warnings:
+        run.warn(message)
     return Corpus(run.directory, result.digest, result.documents, result.text_bytes, result.dropped)
 
 

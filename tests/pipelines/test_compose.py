@@ -87,6 +87,13 @@ def test_a_path_may_start_at_home() -> None:
     assert recipe.corpus.path == str(Path.home() / "src")
 
 
+@pytest.mark.parametrize("path", ["s3://bucket/folder?region=us-east-1", "gs://bucket/**/*.parquet", "file:///data"])
+def test_a_uri_stays_and_a_path_becomes_absolute(path: str) -> None:
+    recipe, _ = compose(["corpus=parquet", f"corpus.path='{path}'"])
+    assert recipe.corpus.path == path
+    assert compose(["corpus=jsonl", "corpus.path=data"])[0].corpus.path == str(Path.cwd() / "data")
+
+
 def test_heads_that_a_model_lacks_are_not_measured_on_it() -> None:
     recipe, _ = compose(["conf=bytes", "future_tokens=[1,4,8]"])
     assert recipe.decoding_for(4).heads == (2, 4)
