@@ -53,7 +53,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
     aside.mkdir()
     report = throttled(progress)
     with contextlib.closing(Dropped(directory / "dropped.jsonl")) as dropped:
-        files = _read(config, "", config.source, aside, itertools.count(), dropped, mapper, report)
+        files = _read(config, "", 0, aside, itertools.count(), dropped, mapper, report)
         records = _chosen(load_records(files), config, dropped)
     if not len(records):
         raise ValueError(_nothing_left(config, dropped))
@@ -65,7 +65,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
             f"each. {dropped.in_words()}"
         )
     del records
-    work = list(_parts(by_split, directory, aside))
+    work = list(_parts(by_split, [config.source], directory, aside))
     for done, _ in enumerate(mapper(write_part, work), 1):
         report(done, len(work), "writing")
     shutil.rmtree(aside)
@@ -83,7 +83,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
 def _read(
     config: CorpusConfig,
     prefix: str,
-    source: str,
+    source: int,
     aside: Path,
     numbers: Iterator[int],
     dropped: Dropped,
@@ -131,7 +131,7 @@ def _read(
 
 
 def _orders(
-    pieces: list[Piece], config: CorpusConfig, prefix: str, source: str, aside: Path, numbers: Iterator[int]
+    pieces: list[Piece], config: CorpusConfig, prefix: str, source: int, aside: Path, numbers: Iterator[int]
 ) -> Iterator[str]:
     """Files that say what a task is to read: orders travel by name, as they may be long."""
     for rows in runs(np.array([piece.bytes for piece in pieces]), READ_BYTES):
@@ -160,12 +160,13 @@ def _chosen(records: Any, config: CorpusConfig, dropped: Dropped) -> Any:
     """The records to keep, in id order."""
     records = _without(records, repeated_ids(records), "repeated id", "an earlier row is {}", dropped)
     records = _without(records, duplicates(records), "duplicate", "of {}", dropped)
-    if config.max_bytes is None:
-        return records
-    chosen = lowest_draws(records, config.max_bytes)
-    for id, size in zip(*(records.filter(~chosen).column(name).to_pylist() for name in ("id", "bytes")), strict=True):
-        dropped.add(id, "outside the subset", f"{size} bytes")
-    return records.filter(chosen)
+    if config.max_bytes is not None:
+        chosen = lowest_draws(records, config.max_bytes)
+        outside = records.select(["id", "bytes"]).filter(~chosen)
+        for row in outside.to_pylist():
+            dropped.add(row["id"], "outside the subset", f"{row['bytes']} bytes")
+        records = records.filter(chosen)
+    return records.drop_columns(["draw", "loose"])
 
 
 def _without(records: Any, originals: Rows, reason: str, detail: str, dropped: Dropped) -> Any:
@@ -173,10 +174,10 @@ def _without(records: Any, originals: Rows, reason: str, detail: str, dropped: D
     ids = records.column("id")
     for row in np.flatnonzero(originals >= 0):
         dropped.add(ids[row].as_py(), reason, detail.format(ids[originals[row]].as_py()))
-    return records.filter(originals < 0)
+    return records.filter(originals < 0) if (originals >= 0).any() else records
 
 
-def _parts(by_split: dict[str, Any], directory: Path, aside: Path) -> Iterator[dict[str, str]]:
+def _parts(by_split: dict[str, Any], sources: list[str], directory: Path, aside: Path) -> Iterator[dict[str, Any]]:
     """Orders to write the parts of every split."""
     for split, records in by_split.items():
         (directory / split).mkdir()
@@ -184,7 +185,13 @@ def _parts(by_split: dict[str, Any], directory: Path, aside: Path) -> Iterator[d
             plan = aside / f"{split}-{number:05d}.plan"
             write_plan(records.slice(rows.start, rows.stop - rows.start), plan)
             file = f"{split}/part-{number:05d}.parquet"
-            yield {"directory": str(directory), "file": file, "plan": str(plan), "aside": str(aside)}
+            yield {
+                "directory": str(directory),
+                "file": file,
+                "sources": sources,
+                "plan": str(plan),
+                "aside": str(aside),
+            }
 
 
 def _digest(by_split: dict[str, Any]) -> str:

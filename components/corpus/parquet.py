@@ -56,7 +56,8 @@ def parquet_rows(piece: Piece, config: CorpusConfig, prefix: str) -> Iterator[Ra
     index, row = piece.span
     wanted = dict.fromkeys((config.text_column, config.id_column, config.group_column))
     columns = [name for name in wanted if name is not None]
-    with open_file(config.path, piece.path) as file, pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as table:
+    streamed = {"buffer_size": BUFFER_BYTES, "pre_buffer": False}  # else a whole column of the row group is fetched
+    with open_file(config.path, piece.path) as file, pq.ParquetFile(file, **streamed) as table:
         group = table.metadata.row_group(index)
         rows = max(1, min(4096, BATCH_BYTES * group.num_rows // max(group.total_byte_size, 1)))
         try:

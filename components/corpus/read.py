@@ -4,6 +4,7 @@ Beside the texts (`NNNNNN.text`) lie their records (`NNNNNN.records`) and a line
 (`NNNNNN.dropped`).
 """
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
@@ -18,7 +19,7 @@ from components.corpus.jsonl import jsonl_rows
 from components.corpus.listing import compression, open_file, unpacked
 from components.corpus.parquet import parquet_rows
 from components.corpus.pieces import Piece, Raw, Skipped, SourceFault
-from components.corpus.records import write_records
+from components.corpus.records import RecordWriter
 from components.corpus.split import subset_draw
 
 
@@ -31,10 +32,13 @@ def read_block(order: str) -> dict[str, Any]:
     config = CorpusConfig(**block["config"])
     pieces = [Piece(*fields) for fields in block["pieces"]]
     target = Path(order).with_suffix(".text")
-    records: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
     offset = 0
-    with target.open("wb") as texts, target.with_suffix(".dropped").open("w", encoding="utf-8") as lines:
+    with (
+        target.open("wb") as texts,
+        target.with_suffix(".dropped").open("w", encoding="utf-8") as lines,
+        contextlib.closing(RecordWriter(target.with_suffix(".records"))) as records,
+    ):
         for piece in pieces:
             try:
                 for item in _passed(piece, config, block["prefix"], block["enough"]):
@@ -42,7 +46,7 @@ def read_block(order: str) -> dict[str, Any]:
                         lines.write(dropped_line(item))
                         dropped[item.refusal.reason] += 1
                         continue
-                    records.append(
+                    records.add(
                         {
                             "id": item.id,
                             "group": item.group,
@@ -59,7 +63,6 @@ def read_block(order: str) -> dict[str, Any]:
                     offset += len(item.data)
             except SourceFault as fault:
                 return {"order": order, "fault": str(fault)}
-    write_records(records, target.with_suffix(".records"))
     return {"order": order, "fault": "", "bytes": sum(piece.bytes for piece in pieces), "dropped": dropped}
 
 

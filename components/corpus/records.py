@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+RECORDS_AT_A_TIME = 4000
+
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
@@ -22,7 +24,7 @@ def schema() -> Any:
         [
             ("id", pa.large_string()),
             ("group", pa.large_string()),
-            ("source", pa.dictionary(pa.int16(), pa.string())),
+            ("source", pa.int16()),  # its place among the parts of the mixture
             ("bytes", pa.int64()),
             ("draw", pa.uint64()),  # by which a subset is chosen, the lowest first
             ("content", pa.binary(32)),  # sha256 of the text
@@ -33,12 +35,29 @@ def schema() -> Any:
     )
 
 
-def write_records(records: Sequence[Mapping[str, Any]], target: Path) -> None:
-    """Write the records of one task."""
-    import pyarrow as pa
+class RecordWriter:
+    """Writes records, a few thousand in memory at a time."""
 
-    with pa.OSFile(str(target), "wb") as out, pa.ipc.new_file(out, schema()) as writer:
-        writer.write_table(pa.Table.from_pylist(list(records), schema=schema()))
+    def __init__(self, target: Path) -> None:
+        import pyarrow as pa
+
+        self._writer = pa.ipc.new_file(pa.OSFile(str(target), "wb"), schema())
+        self._waiting: list[Mapping[str, Any]] = []
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        self._waiting.append(record)
+        if len(self._waiting) >= RECORDS_AT_A_TIME:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        self._writer.write_batch(pa.RecordBatch.from_pylist(self._waiting, schema=schema()))
+        self._waiting = []
 
 
 def load_records(files: Sequence[Path]) -> Any:
@@ -46,13 +65,13 @@ def load_records(files: Sequence[Path]) -> Any:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    tables = []
+    tables = [schema().empty_table()]
     for path in files:
         with pa.memory_map(str(path)) as source:
             tables.append(pa.ipc.open_file(source).read_all())
-    records = pa.concat_tables([schema().empty_table(), *tables]).unify_dictionaries()
+    records = pa.concat_tables(tables)
     order = pc.sort_indices(records, sort_keys=[("id", "ascending"), ("file", "ascending"), ("offset", "ascending")])
-    return records.take(order).combine_chunks()
+    return records.take(order)
 
 
 def integers(records: Any, column: str) -> npt.NDArray[Any]:

@@ -66,5 +66,6 @@ def assign_splits(records: Any, shares: Sequence[float], seed: int) -> tuple[npt
     encoded = (groups if by_group else records.column("id")).combine_chunks().dictionary_encode()
     unit = encoded.indices.to_numpy()
     sizes = np.bincount(unit, records.column("bytes").to_numpy()).astype(np.int64)
-    draws = np.array([hash_number(seed, "split", name.as_py()) for name in encoded.dictionary], np.uint64)
+    names = (name.as_py() for name in encoded.dictionary)
+    draws = np.fromiter((hash_number(seed, "split", name) for name in names), np.uint64, len(sizes))
     return assign_units(sizes, draws, shares)[unit], by_group

@@ -36,7 +36,8 @@ def write_part(part: dict[str, Any]) -> str:
     with pq.ParquetWriter(partial, names, compression="zstd") as writer:
         for rows in runs(integers(plan, "bytes"), ROW_GROUP_BYTES):
             some = plan.slice(rows.start, rows.stop - rows.start)
-            columns = [some.column(name).cast(pa.string()) for name in ("id", "group", "source")]
+            columns = [some.column(name).cast(pa.string()) for name in ("id", "group")]
+            columns.append(pa.array([part["sources"][source] for source in integers(some, "source")]))
             columns.append(pa.array(_texts(Path(part["aside"]), some), pa.string()))
             writer.write_table(pa.table(columns, schema=names), row_group_size=len(some))
     partial.replace(target)
