@@ -16,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 class Corpus:
     """Cleaned, deduplicated documents in three splits.
 
-    Layout: `<split>/part-NNNNN.parquet` with columns `id` (readable, unique), `group`, `text`, in id order;
+    Layout: `<split>/part-NNNNN.parquet` with columns `id` (readable, unique), `group`, `text`, `source`, in id order;
     `dropped.jsonl`, one `{"id", "reason", "detail"}` per document left out; `summary.json` for people.
     """
 

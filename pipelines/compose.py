@@ -19,6 +19,8 @@ from pipelines.recipe import DERIVED, Options, Recipe
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 DEFAULT_RECIPE = "demo"
+PLACEHOLDER_VOCABULARY = 32_000
+"""Stands for a size that cannot be known, so that only that is said of it."""
 
 
 class Faults(Exception):
@@ -60,6 +62,9 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
     given = {key: value for key, value in values.items() if key != "conf"}
     faults, known = _strip_unknown(given, (Recipe, Options), "")
     faults += _foreign_numbers(known, (Recipe, Options), "")
+    if isinstance(tokenizer := known.get("tokenizer"), Mapping):
+        more, known["tokenizer"] = _with_vocabulary(tokenizer)
+        faults += more
     names = {f.name for f in dataclasses.fields(Options)}
     built: list[Any] = []
     for target, part in (
@@ -99,6 +104,30 @@ def _without(values: Mapping[str, Any], paths: Collection[str], where: str = "")
         if path not in paths:
             kept[key] = _without(value, paths, path) if isinstance(value, Mapping) else value
     return kept
+
+
+def _with_vocabulary(tokenizer: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Faults, and a tokenizer's values with the size of the vocabulary that its model file has: a plan needs the
+    number, as the models' parameters depend on it."""
+    from components.tokenizer.own import vocabulary_size_of
+
+    path, size = tokenizer.get("model_path"), tokenizer.get("vocabulary_size")
+    if not isinstance(path, str) or tokenizer.get("kind") == "bytes":
+        return [], dict(tokenizer)
+    path = str(Path(path).expanduser().absolute())
+    known = {**tokenizer, "model_path": path}
+    try:
+        found = vocabulary_size_of(path)
+    except ValueError as error:
+        if size is not None and not Path(path).exists():  # planned where the file is not; a run will want it
+            return [], known
+        return [f"tokenizer.{error}; with vocabulary_size=N a plan goes without the file"], {
+            **known,
+            "vocabulary_size": PLACEHOLDER_VOCABULARY,
+        }
+    if size is not None and size != found:
+        return [f"tokenizer.vocabulary_size is {size}, but {path} has {found} symbols; give null"], known
+    return [], {**known, "vocabulary_size": found}
 
 
 def _absolute_paths(recipe: Recipe) -> Recipe:

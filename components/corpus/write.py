@@ -32,13 +32,13 @@ def write_part(part: dict[str, Any]) -> str:
     partial = target.with_suffix(".partial")  # a task that is run again starts over
     with pa.memory_map(part["plan"]) as source:
         plan = pa.ipc.open_file(source).read_all()
-    names = pa.schema([("id", pa.string()), ("group", pa.string()), ("source", pa.string()), ("text", pa.string())])
+    names = pa.schema([(name, pa.string()) for name in ("id", "group", "text", "source")])
     with pq.ParquetWriter(partial, names, compression="zstd") as writer:
         for rows in runs(integers(plan, "bytes"), ROW_GROUP_BYTES):
             some = plan.slice(rows.start, rows.stop - rows.start)
             columns = [some.column(name).cast(pa.string()) for name in ("id", "group")]
-            columns.append(pa.array([part["sources"][source] for source in integers(some, "source")]))
             columns.append(pa.array(_texts(Path(part["aside"]), some), pa.string()))
+            columns.append(pa.array([part["sources"][source] for source in integers(some, "source")], pa.string()))
             writer.write_table(pa.table(columns, schema=names), row_group_size=len(some))
     partial.replace(target)
     return str(part["file"])

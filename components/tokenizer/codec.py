@@ -1,4 +1,5 @@
-"""Text to token ids and back. Both kinds are exact: decode_bytes(encode(text)) is the text in UTF-8."""
+"""Text to token ids and back. Both kinds are exact, decode_bytes(encode(text)) is the text in UTF-8, but for models of
+other people that cannot spell every text (`own.py`)."""
 
 import hashlib
 import json

@@ -16,7 +16,10 @@ class TokenizerConfig:
     kind: Literal["sentencepiece", "bytes"] = "sentencepiece"
     """`sentencepiece`: byte-pair encoding with byte fallback. `bytes`: one token a byte."""
     vocabulary_size: int | None = 2048
-    """Symbols, marks included. None with kind `bytes`, where it is always 258."""
+    """Symbols, marks included. None with kind `bytes`, where it is always 258, and with a `model_path`, where it is
+    read from the file."""
+    model_path: str | None = None
+    """For `sentencepiece`: a model file to use as it is, such as Llama 2's `tokenizer.model`. None: train one."""
     sample_bytes: int = 20_000_000
     """Train on about this many bytes of the training split, documents chosen by hash."""
     character_coverage: float = 0.9995
@@ -32,12 +35,20 @@ class TokenizerConfig:
             faults.append(
                 f"vocabulary_size is {self.vocabulary_size}; kind 'bytes' has {BYTE_VOCABULARY}: leave it out (null)"
             )
-        if self.kind == "sentencepiece" and (
-            self.vocabulary_size is None or self.vocabulary_size < SMALLEST_SENTENCEPIECE_VOCABULARY
+        if self.kind == "bytes" and self.model_path is not None:
+            faults.append(f"model_path is {self.model_path!r} with kind 'bytes'; a model needs kind: sentencepiece")
+        if self.model_path is not None and self.kind == "sentencepiece" and self.vocabulary_size is None:
+            faults.append(
+                f"vocabulary_size is None and {self.model_path} was not read; give the number of the model's symbols"
+            )
+        elif (
+            self.kind == "sentencepiece"
+            and self.model_path is None
+            and (self.vocabulary_size is None or self.vocabulary_size < SMALLEST_SENTENCEPIECE_VOCABULARY)
         ):
             faults.append(
                 f"vocabulary_size is {self.vocabulary_size}; kind 'sentencepiece' needs at least "
-                f"{SMALLEST_SENTENCEPIECE_VOCABULARY} (3 marks, 256 bytes, and characters)"
+                f"{SMALLEST_SENTENCEPIECE_VOCABULARY} (3 marks, 256 bytes, and characters), or a model_path"
             )
         if self.sample_bytes < 1:
             faults.append(f"sample_bytes is {self.sample_bytes}; it must be at least 1")
