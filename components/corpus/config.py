@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from components.corpus.licence_names import OTHERS, PERMISSIVE
+
 Source = Literal["python", "files", "parquet", "jsonl"]
 
 
@@ -22,6 +24,10 @@ class SourceConfig:
     """For tables: the column that names a row. None: file and row (in jsonl, the byte at which its line begins)."""
     group_column: str | None = None
     """For tables: the column by which rows are kept in one split, such as the repository. None: the file."""
+    licences: tuple[str, ...] | None = None
+    """For `python`: SPDX names of the licences to take, such as `[MIT, BSD-3-Clause]`, or `[permissive]` for those
+    that ask for no more than their text and the authors' names. By the metadata of the packages (the standard
+    library: PSF-2.0); what it does not tell is dropped. None: take all."""
 
     def source_faults(self) -> list[str]:
         """What contradicts itself, a sentence each that begins with the field."""
@@ -37,6 +43,14 @@ class SourceConfig:
                         f"{field} is {getattr(self, field)!r} with source {self.source!r}; only parquet and jsonl "
                         "have columns"
                     )
+        if self.licences is not None and self.source != "python":
+            faults.append(f"licences is {list(self.licences)} with source {self.source!r}; only python tells licences")
+        unknown = sorted({*(self.licences or ())} - {"permissive", *PERMISSIVE, *OTHERS})
+        if unknown or self.licences == ():
+            faults.append(
+                f"licences is {list(self.licences or ())}; {', '.join(unknown) or 'an empty list'} is none of "
+                f"permissive, {', '.join(sorted(PERMISSIVE | OTHERS))}"
+            )
         return faults
 
 

@@ -12,6 +12,7 @@ REASONS = {
     "no text": "the text column is empty there",
     "repeated id": "id_column must name rows",
     "not a regular file": "links to nothing, pipes and devices cannot be read",
+    "licence": "see licences",
     "vendored": "see vendored_folders",
     "empty": "nothing but white space",
     "binary": "only text is taken",

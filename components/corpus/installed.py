@@ -22,6 +22,8 @@ class Root:
     folder: str
     left_out: frozenset[str] = frozenset()
     """Folders directly below it that are not part of it."""
+    is_library: bool = False
+    """Whether it is the standard library."""
 
 
 def installed_files() -> Iterator[tuple[Root, Listed]]:
@@ -35,7 +37,7 @@ def installed_files() -> Iterator[tuple[Root, Listed]]:
 
 def python_roots() -> list[Root]:
     """The standard library, then every folder of installed packages on the path, each once."""
-    roots = [Root("stdlib", sysconfig.get_path("stdlib"), frozenset({"site-packages", "dist-packages"}))]
+    roots = [Root("stdlib", sysconfig.get_path("stdlib"), frozenset({"site-packages", "dist-packages"}), True)]
     seen = {os.path.realpath(roots[0].folder)}
     labels: dict[str, int] = {}
     for folder in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *sys.path):

@@ -10,6 +10,7 @@ from components.corpus.blocks import Mapper
 from components.corpus.config import CorpusConfig
 from components.corpus.filters import Refusal, size_refusal
 from components.corpus.installed import installed_files, installed_versions
+from components.corpus.licences import licence_check
 from components.corpus.listing import Listed, compression, list_files, path_problem, printable
 from components.corpus.pieces import Piece, Skipped
 from components.corpus.tables import table_pieces
@@ -27,11 +28,14 @@ def list_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[P
             group = PurePosixPath(printable(file.name)).parts[0]
             yield _file_piece(file, f"{prefix}{printable(file.name)}", group, config)
     else:
+        check = licence_check(config.licences) if config.licences is not None else None
         for root, file in installed_files():
             if file.refusal is not None or file.name.endswith(".py"):
                 id = f"{prefix}{root.label}/{printable(file.name)}"
                 group = PurePosixPath(printable(file.name)).parts[0].removesuffix(".py")
-                yield _file_piece(file, id, group, config)
+                piece = _file_piece(file, id, group, config)
+                refusal = check(root, file.name) if check and isinstance(piece, Piece) else None
+                yield Skipped(id, refusal) if refusal else piece
 
 
 def _file_piece(file: Listed, id: str, group: str, config: CorpusConfig) -> Piece | Skipped:
