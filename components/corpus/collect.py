@@ -74,7 +74,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
         {split: len(records) for split, records in by_split.items()},
         {split: int(integers(records, "bytes").sum()) for split, records in by_split.items()},
         dropped.counts(),
-        dropped.warnings(sum(map(len, by_split.values()))),
+        dropped.warnings(sum(map(len, by_split.values())), chosen=config.path is not None),
     )
     _write_summary(config, directory, collected, by_split, by_group)
     return collected
@@ -105,10 +105,14 @@ def _read(
     while taken < len(pieces):
         lacking = sum(piece.bytes for piece in pieces)
         if config.max_bytes is not None:
-            lacking = config.max_bytes - _distinct_bytes(files)
-            if lacking <= 0:
+            found = _distinct_bytes(files)
+            if found >= config.max_bytes:
                 break
-            lacking += lacking // 8 + config.min_bytes  # some will not pass
+            lacking = config.max_bytes - found + config.min_bytes
+            # some will not pass: as many as so far
+            lacking = (
+                lacking * 9 // 8 if not found else int(lacking * 1.1 * sum(p.bytes for p in pieces[:taken]) / found)
+            )
         batch, size = [], 0
         while taken < len(pieces) and size < lacking:
             size += pieces[taken].bytes

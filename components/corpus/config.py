@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from components.corpus.licence_names import OTHERS, PERMISSIVE
 
-Source = Literal["python", "files", "parquet", "jsonl"]
+Source = Literal["python", "prose", "files", "parquet", "jsonl"]
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class SourceConfig:
     """Where documents come from."""
 
     source: Source = "python"
-    """`python`: the interpreter's standard library and the installed packages. `files`: any text under `path`, a
-    document a file. `parquet`, `jsonl`: tables under `path`, a document a row."""
+    """`python`: the interpreter's standard library and the installed packages. `prose`: the English sentences of their
+    docstrings and descriptions, or of the documentation under `path`. `files`: any text under `path`, a document a
+    file. `parquet`, `jsonl`: tables under `path`, a document a row."""
     path: str | None = None
     """A folder, a file or a glob such as `/data/code/**/*.py`, here or as the URI of any filesystem that pyarrow
     opens: `s3://bucket/folder?region=eu-west-1`, `gs://…`, `hdfs://…`. It may be missing in a plan, not in a run."""
@@ -25,9 +26,9 @@ class SourceConfig:
     group_column: str | None = None
     """For tables: the column by which rows are kept in one split, such as the repository. None: the file."""
     licences: tuple[str, ...] | None = None
-    """For `python`: SPDX names of the licences to take, such as `[MIT, BSD-3-Clause]`, or `[permissive]` for those
-    that ask for no more than their text and the authors' names. By the metadata of the packages (the standard
-    library: PSF-2.0); what it does not tell is dropped. None: take all."""
+    """For `python` and `prose`: SPDX names of the licences to take, such as `[MIT, BSD-3-Clause]`, or `[permissive]`
+    for those that ask for no more than their text and the authors' names. By the metadata of the packages (the
+    standard library: PSF-2.0); what it does not tell is dropped. None: take all."""
 
     def source_faults(self) -> list[str]:
         """What contradicts itself, a sentence each that begins with the field."""
@@ -35,7 +36,7 @@ class SourceConfig:
         if self.source not in get_args(Source):
             faults.append(f"source is {self.source!r}; it must be one of {', '.join(map(repr, get_args(Source)))}")
         if self.source == "python" and self.path is not None:
-            faults.append(f"path is {self.path!r} with source 'python'; a path needs source: files, parquet or jsonl")
+            faults.append(f"path is {self.path!r} with source 'python'; a path needs another source")
         if self.source not in ("parquet", "jsonl"):
             for field in ("text_column", "id_column", "group_column"):
                 if getattr(self, field) != getattr(SourceConfig, field):
@@ -43,8 +44,8 @@ class SourceConfig:
                         f"{field} is {getattr(self, field)!r} with source {self.source!r}; only parquet and jsonl "
                         "have columns"
                     )
-        if self.licences is not None and self.source != "python":
-            faults.append(f"licences is {list(self.licences)} with source {self.source!r}; only python tells licences")
+        if self.licences is not None and (self.source not in ("python", "prose") or self.path is not None):
+            faults.append(f"licences is {list(self.licences)}; only installed packages (no path) tell licences")
         unknown = sorted({*(self.licences or ())} - {"permissive", *PERMISSIVE, *OTHERS})
         if unknown or self.licences == ():
             faults.append(

@@ -51,13 +51,14 @@ class Dropped:
         reasons = [f"{count} {reason} ({REASONS[reason]})" for reason, count in self._counts.most_common()]
         return f"Dropped: {'; '.join(reasons)}."
 
-    def warnings(self, kept: int) -> list[str]:
-        """What a person should act on: data that is damaged, or filters that leave less than half."""
+    def warnings(self, kept: int, chosen: bool) -> list[str]:
+        """What a person should act on: data that is damaged, or filters that leave less than half of data that
+        somebody has chosen."""
         said = []
         damaged = [f"{self._counts[reason]} {reason}" for reason in DAMAGED if self._counts[reason]]
         if damaged:
             said.append(f"left out as damaged: {', '.join(damaged)}; dropped.jsonl names each")
         filtered = sum(self._counts.values()) - self._counts["outside the subset"]
-        if filtered > kept:
+        if chosen and filtered > kept:
             said.append(f"more was left out than kept ({filtered} against {kept} documents). {self.in_words()}")
         return said

@@ -17,9 +17,10 @@ BSD and not which."""
 
 OTHERS = frozenset(
     {
-        "AFL-3.0", "AGPL-3.0-only", "AGPL-3.0-or-later", "Artistic-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CDDL-1.0", "EPL-1.0",
-        "EPL-2.0", "EUPL-1.2", "GPL", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only", "GPL-3.0-or-later", "LGPL",
-        "LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later", "MPL-1.1", "MPL-2.0", "OFL-1.1",
+        "AFL-3.0", "AGPL-3.0-only", "AGPL-3.0-or-later", "Artistic-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "CDDL-1.0",
+        "EPL-1.0", "EPL-2.0", "EUPL-1.2", "GPL", "GPL-2.0-only", "GPL-2.0-or-later", "GPL-3.0-only",
+        "GPL-3.0-or-later", "LGPL", "LGPL-2.1-only", "LGPL-2.1-or-later", "LGPL-3.0-only", "LGPL-3.0-or-later",
+        "MPL-1.1", "MPL-2.0", "OFL-1.1",
     }
 )  # fmt: skip
 """Other names that may be listed: licences that ask for more."""

@@ -19,6 +19,7 @@ from components.corpus.jsonl import jsonl_rows
 from components.corpus.listing import compression, open_file, unpacked
 from components.corpus.parquet import parquet_rows
 from components.corpus.pieces import Piece, Raw, Skipped, SourceFault
+from components.corpus.prose import prose_of
 from components.corpus.records import RecordWriter
 from components.corpus.split import subset_draw
 
@@ -102,4 +103,13 @@ def _file(piece: Piece, config: CorpusConfig, _: str) -> Iterator[Raw | Skipped]
                 raise
             yield Skipped(piece.id, Refusal("broken file", str(error)))
         else:
-            yield Raw(piece.id, piece.group, data)
+            yield _prose(piece, data) if config.source == "prose" else Raw(piece.id, piece.group, data)
+
+
+def _prose(piece: Piece, data: bytes) -> Raw | Skipped:
+    """The sentences of a documentation file."""
+    try:
+        text = prose_of(piece.path, data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Raw(piece.id, piece.group, data)  # for the filters to say why not
+    return Raw(piece.id, piece.group, text.encode()) if text else Skipped(piece.id, Refusal("no prose", "no sentence"))

@@ -13,6 +13,7 @@ from components.corpus.installed import installed_files, installed_versions
 from components.corpus.licences import licence_check
 from components.corpus.listing import Listed, compression, list_files, path_problem, printable
 from components.corpus.pieces import Piece, Skipped
+from components.corpus.prose import is_documentation
 from components.corpus.tables import table_pieces
 
 
@@ -23,19 +24,31 @@ def list_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[P
     """
     if config.source in ("parquet", "jsonl"):
         yield from table_pieces(config, prefix, mapper)
-    elif config.source == "files":
+    elif config.path is not None or config.source == "files":
         for file in list_files(config.path):
-            group = PurePosixPath(printable(file.name)).parts[0]
-            yield _file_piece(file, f"{prefix}{printable(file.name)}", group, config)
+            if file.refusal is not None or config.source == "files" or is_documentation(file.name):
+                group = PurePosixPath(printable(file.name)).parts[0]
+                yield _file_piece(file, f"{prefix}{printable(file.name)}", group, config)
     else:
         check = licence_check(config.licences) if config.licences is not None else None
+        wanted = is_documentation if config.source == "prose" else _is_python
         for root, file in installed_files():
-            if file.refusal is not None or file.name.endswith(".py"):
+            if file.refusal is not None or wanted(file.name):
                 id = f"{prefix}{root.label}/{printable(file.name)}"
-                group = PurePosixPath(printable(file.name)).parts[0].removesuffix(".py")
-                piece = _file_piece(file, id, group, config)
+                piece = _file_piece(file, id, _package(printable(file.name)), config)
                 refusal = check(root, file.name) if check and isinstance(piece, Piece) else None
                 yield Skipped(id, refusal) if refusal else piece
+
+
+def _is_python(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def _package(name: str) -> str:
+    """The package that an installed file belongs to, by its name: `numpy` for `numpy/__init__.py` and for
+    `numpy-2.4.6.dist-info/METADATA`."""
+    top = PurePosixPath(name).parts[0]
+    return top.partition("-")[0].lower() if top.endswith((".dist-info", ".egg-info")) else top.removesuffix(".py")
 
 
 def _file_piece(file: Listed, id: str, group: str, config: CorpusConfig) -> Piece | Skipped:
@@ -51,7 +64,7 @@ def _file_piece(file: Listed, id: str, group: str, config: CorpusConfig) -> Piec
 
 def source_identity(config: CorpusConfig) -> Any:
     """What identifies the outside input of `collect`, as JSON values; never an error: a plan must work without."""
-    if config.source == "python":
+    if config.source in ("python", "prose") and config.path is None:
         return installed_versions()
     digest, count, total = hashlib.sha256(), 0, 0
     try:
@@ -65,7 +78,7 @@ def source_identity(config: CorpusConfig) -> Any:
 
 def source_problems(config: CorpusConfig) -> list[str]:
     """What a run would trip over, a sentence each with the mend."""
-    if config.source == "python":
+    if config.source in ("python", "prose") and config.path is None:
         return []
     problem = path_problem(config.path)
     return [f"corpus.{problem}"] if problem else []

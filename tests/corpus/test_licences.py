@@ -151,5 +151,5 @@ def test_the_standard_library_is_under_its_own() -> None:
 def test_a_name_that_no_package_can_have_is_refused(licences: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match=r"^licences is "):
         CorpusConfig(licences=licences)
-    with pytest.raises(ValueError, match=r"^licences is .* only python tells licences"):
+    with pytest.raises(ValueError, match=r"^licences is .* only installed packages"):
         CorpusConfig(source="files", path="/data", licences=("MIT",))
