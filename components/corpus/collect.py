@@ -22,6 +22,7 @@ from components.artifacts import SPLITS
 from components.corpus.blocks import Mapper, Progress, throttled
 from components.corpus.config import CorpusConfig
 from components.corpus.dropped import Dropped
+from components.corpus.near_duplicates import near_duplicates
 from components.corpus.pieces import Piece, Skipped, SourceFault
 from components.corpus.read import read_block
 from components.corpus.records import Rows, duplicates, integers, load_records, lowest_draws, repeated_ids, runs
@@ -54,7 +55,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
     report = throttled(progress)
     with contextlib.closing(Dropped(directory / "dropped.jsonl")) as dropped:
         files = _read(config, "", 0, aside, itertools.count(), dropped, mapper, report)
-        records = _chosen(load_records(files), config, dropped)
+        records = _chosen(_distinct(files, config, aside, dropped), config, dropped)
     if not len(records):
         raise ValueError(_nothing_left(config, dropped))
     split_of, by_group = assign_splits(records, (config.validation_share, config.test_share), config.seed)
@@ -105,7 +106,7 @@ def _read(
     while taken < len(pieces):
         lacking = sum(piece.bytes for piece in pieces)
         if config.max_bytes is not None:
-            found = _distinct_bytes(files)
+            found = int(integers(_distinct(files, config, aside), "bytes").sum())
             if found >= config.max_bytes:
                 break
             lacking = config.max_bytes - found + config.min_bytes
@@ -153,17 +154,19 @@ def _orders(
         yield str(target)
 
 
-def _distinct_bytes(files: list[Path]) -> int:
-    """Bytes of text that was read and is not there twice."""
+def _distinct(files: list[Path], config: CorpusConfig, aside: Path, dropped: Dropped | None = None) -> Any:
+    """The records of documents that are not there twice, in id order; the others are dropped."""
     records = load_records(files)
-    records = records.filter(repeated_ids(records) < 0)
-    return int(integers(records, "bytes")[duplicates(records) < 0].sum())
+    records = _without(records, repeated_ids(records), "repeated id", "an earlier row is {}", dropped)
+    records = _without(records, duplicates(records), "duplicate", "of {}", dropped)
+    if config.near_duplicates is not None and len(records):
+        originals, alike = near_duplicates(records, config.near_duplicates, aside)
+        records = _without(records, originals, "near duplicate", "{1:.2f} alike to {0}", dropped, alike)
+    return records
 
 
 def _chosen(records: Any, config: CorpusConfig, dropped: Dropped) -> Any:
     """The records to keep, in id order."""
-    records = _without(records, repeated_ids(records), "repeated id", "an earlier row is {}", dropped)
-    records = _without(records, duplicates(records), "duplicate", "of {}", dropped)
     if config.max_bytes is not None:
         chosen = lowest_draws(records, config.max_bytes)
         outside = records.select(["id", "bytes"]).filter(~chosen)
@@ -173,12 +176,19 @@ def _chosen(records: Any, config: CorpusConfig, dropped: Dropped) -> Any:
     return records.drop_columns(["draw", "loose"])
 
 
-def _without(records: Any, originals: Rows, reason: str, detail: str, dropped: Dropped) -> Any:
+def _without(
+    records: Any, originals: Rows, reason: str, detail: str, dropped: Dropped | None, alike: Any = None
+) -> Any:
     """The records that have no original, those that have one dropped."""
-    ids = records.column("id")
-    for row in np.flatnonzero(originals >= 0):
-        dropped.add(ids[row].as_py(), reason, detail.format(ids[originals[row]].as_py()))
-    return records.filter(originals < 0) if (originals >= 0).any() else records
+    doubles = np.flatnonzero(originals >= 0)
+    if not len(doubles):
+        return records
+    if dropped is not None:
+        ids = records.column("id")
+        for row in doubles:
+            original = ids[originals[row]].as_py()
+            dropped.add(ids[row].as_py(), reason, detail.format(original, 1.0 if alike is None else alike[row]))
+    return records.filter(originals < 0)
 
 
 def _parts(by_split: dict[str, Any], sources: list[str], directory: Path, aside: Path) -> Iterator[dict[str, Any]]:

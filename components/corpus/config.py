@@ -87,6 +87,9 @@ class CorpusConfig(SourceConfig):
         "node_modules",
     )
     """Folders of copies of other people's code, by name at any depth: what is in them is dropped."""
+    near_duplicates: float | None = None
+    """Documents at least this alike to an earlier one in id order are dropped: Jaccard similarity, 0 to 1, of their
+    runs of five words, estimated by MinHash. 0.8 is usual. Needs the extra `dedup`. None: equal texts alone are."""
     validation_share: float = 0.05
     """Share of the bytes that goes to the validation split."""
     test_share: float = 0.05
@@ -114,6 +117,8 @@ class CorpusConfig(SourceConfig):
         for field in ("validation_share", "test_share"):
             if not 0 < getattr(self, field) <= 0.4:
                 faults.append(f"{field} is {getattr(self, field)}; it must be above 0 and at most 0.4")
+        if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
+            faults.append(f"near_duplicates is {self.near_duplicates}; it must be above 0 and at most 1, or null")
         if self.max_bytes is not None and self.max_bytes < 1:
             faults.append(f"max_bytes is {self.max_bytes}; it must be at least 1, or null to keep all")
         if faults:

@@ -25,6 +25,7 @@ REASONS = {
     "few letters and digits": "lower min_alphanumeric_share",
     "many digits": "raise max_digit_share",
     "duplicate": "the same text is there already",
+    "near duplicate": "raise near_duplicates",
     "outside the subset": "raise max_bytes",
 }
 """Why a document may be left out, and what to change about it."""

@@ -1,7 +1,7 @@
 """Reading: one task takes some pieces of a source, puts the texts that pass the filters aside, and answers in counts.
 
-Beside the texts (`NNNNNN.text`) lie their records (`NNNNNN.records`) and a line for every document left out
-(`NNNNNN.dropped`).
+Beside the texts (`NNNNNN.text`) lie their records (`NNNNNN.records`), their signatures if near duplicates are looked
+for (`NNNNNN.signatures`), and a line for every document left out (`NNNNNN.dropped`).
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from components.corpus.dropped import dropped_line
 from components.corpus.filters import Refusal, read_text
 from components.corpus.jsonl import jsonl_rows
 from components.corpus.listing import compression, open_file, unpacked
+from components.corpus.near_duplicates import signature_of
 from components.corpus.parquet import parquet_rows
 from components.corpus.pieces import Piece, Raw, Skipped, SourceFault
 from components.corpus.prose import prose_of
@@ -34,10 +35,11 @@ def read_block(order: str) -> dict[str, Any]:
     pieces = [Piece(*fields) for fields in block["pieces"]]
     target = Path(order).with_suffix(".text")
     dropped: Counter[str] = Counter()
-    offset = 0
+    row = offset = 0
     with (
         target.open("wb") as texts,
         target.with_suffix(".dropped").open("w", encoding="utf-8") as lines,
+        target.with_suffix(".signatures").open("wb") as signatures,
         contextlib.closing(RecordWriter(target.with_suffix(".records"))) as records,
     ):
         for piece in pieces:
@@ -57,11 +59,14 @@ def read_block(order: str) -> dict[str, Any]:
                             "content": hashlib.sha256(item.data).digest(),
                             "loose": hashlib.blake2b(b"".join(item.data.split()), digest_size=16).digest(),
                             "file": block["file"],
+                            "row": row,
                             "offset": offset,
                         }
                     )
                     texts.write(item.data)
-                    offset += len(item.data)
+                    row, offset = row + 1, offset + len(item.data)
+                    if config.near_duplicates is not None:
+                        signatures.write(signature_of(item.data.decode("utf-8")).tobytes())
             except SourceFault as fault:
                 return {"order": order, "fault": str(fault)}
     return {"order": order, "fault": "", "bytes": sum(piece.bytes for piece in pieces), "dropped": dropped}

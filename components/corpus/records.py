@@ -30,6 +30,7 @@ def schema() -> Any:
             ("content", pa.binary(32)),  # sha256 of the text
             ("loose", pa.binary(16)),  # of the text without white space
             ("file", pa.int32()),  # number of the file that the text was put aside in
+            ("row", pa.int32()),  # its place in that file
             ("offset", pa.int64()),
         ]
     )
@@ -70,7 +71,7 @@ def load_records(files: Sequence[Path]) -> Any:
         with pa.memory_map(str(path)) as source:
             tables.append(pa.ipc.open_file(source).read_all())
     records = pa.concat_tables(tables)
-    order = pc.sort_indices(records, sort_keys=[("id", "ascending"), ("file", "ascending"), ("offset", "ascending")])
+    order = pc.sort_indices(records, sort_keys=[("id", "ascending"), ("file", "ascending"), ("row", "ascending")])
     return records.take(order)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -78,7 +79,10 @@ def source_identity(config: CorpusConfig) -> Any:
 
 def source_problems(config: CorpusConfig) -> list[str]:
     """What a run would trip over, a sentence each with the mend."""
-    if config.source in ("python", "prose") and config.path is None:
-        return []
-    problem = path_problem(config.path)
-    return [f"corpus.{problem}"] if problem else []
+    problems = []
+    if config.near_duplicates is not None and find_spec("datasketch") is None:
+        problems.append("corpus.near_duplicates needs the package datasketch: pip install 'headstart[dedup]'")
+    if config.path is not None or config.source not in ("python", "prose"):
+        problem = path_problem(config.path)
+        problems += [f"corpus.{problem}"] if problem else []
+    return problems
