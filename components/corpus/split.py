@@ -7,11 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.artifacts import SPLITS
 from components.corpus.pieces import Piece
 
 MIN_GROUPS = 20
 """With fewer groups than this, whole groups cannot meet the shares: the split goes by document."""
+
+SMALL, HALF = 0.2, 0.5
+"""Parts of a held-out split's share: how large a unit may be without having too much say in its score, and without
+having most of it."""
 
 
 def hash_number(seed: int, purpose: str, name: str) -> int:
@@ -36,24 +39,41 @@ def assign_units(sizes: npt.NDArray[Any], draws: npt.NDArray[Any], shares: Seque
     """The split (its place in SPLITS) of each unit, a group or a document, so that the held-out splits hold about
     their shares of the bytes. The rest is the training split.
 
-    Units are taken in the order of their draws while they fit the share; a last one is added where it brings the
-    share nearer. So a unit larger than the share stays in training unless nothing smaller is there.
+    Units are offered in the order of their draws and go to the emptier split that they fit in; larger ones follow,
+    the smallest first; a last one is added where it brings a share nearer. A unit larger than SMALL of a share waits
+    for the smaller ones, one larger than HALF is taken only where a split would else not be half filled: so a score
+    hinges on no single package where there are others.
     """
+    targets = [share * int(sizes.sum()) for share in shares]
+    filled = [0 for _ in shares]
     assigned = np.zeros(len(sizes), np.int8)
-    order = np.argsort(draws, kind="stable")
-    for split, share in zip(range(1, len(SPLITS)), shares, strict=True):
-        target, filled, taken = share * sizes.sum(), 0, 0
-        for unit in order:
-            if not assigned[unit] and filled + sizes[unit] <= target:
-                assigned[unit] = split
-                filled += int(sizes[unit])
-                taken += 1
-        rest = order[assigned[order] == 0]
+    in_order = np.argsort(draws, kind="stable")
+    by_size = in_order[np.argsort(sizes[in_order], kind="stable")]
+
+    def most(split: int, limit: float) -> float:
+        """The largest unit that a split may take."""
+        return targets[split] * (limit if limit < 1 or filled[split] < HALF * targets[split] else HALF)
+
+    def take(unit: int, split: int) -> None:
+        assigned[unit] = split + 1
+        filled[split] += int(sizes[unit])
+
+    for order, limit in ((in_order, SMALL), (by_size, HALF), (by_size, 1)):
+        for unit in order.tolist():
+            if all(targets[split] - filled[split] < sizes[by_size[0]] for split in range(len(shares))):
+                break
+            size = int(sizes[unit])
+            for split in sorted(range(len(shares)), key=lambda s: filled[s] / targets[s]):
+                if not assigned[unit] and size <= min(most(split, limit), targets[split] - filled[split]):
+                    take(unit, split)
+    for split, target in enumerate(targets):
+        rest = in_order[assigned[in_order] == 0]
         if len(rest) < 2:  # the last one belongs to training
             continue
-        nearest = rest[np.argmin(abs(target - filled - sizes[rest]))]
-        if not taken or abs(target - filled - sizes[nearest]) < target - filled:
-            assigned[nearest] = split
+        lacking = target - filled[split]
+        rest = rest[(sizes[rest] <= HALF * target) | (filled[split] < HALF * target)]
+        if len(rest) and (not filled[split] or np.min(abs(lacking - sizes[rest])) < lacking):
+            take(int(rest[np.argmin(abs(lacking - sizes[rest]))]), split)
     return assigned
 
 

@@ -184,15 +184,47 @@ def test_unreadable_binary_and_latin1_files_are_counted_skips() -> None:
         (folder / "closed").chmod(0o700)
 
 
+def _assign(sizes: list[int], shares: tuple[float, float], seed: int = 0) -> tuple[Any, Any]:
+    """Sizes, and the split of each."""
+    array = np.array(sizes)
+    return array, assign_units(array, np.random.default_rng(seed).random(len(array)), shares)
+
+
 def test_shares_are_met_as_well_as_whole_units_allow() -> None:
-    sizes = np.array([1000 + 37 * i for i in range(100)] + [200_000])
     shares = (0.05, 0.1)
     drawn = set()
     for seed in range(5):
-        draws = np.random.default_rng(seed).random(len(sizes))
-        assigned = assign_units(sizes, draws, shares)
+        sizes, assigned = _assign([1000 + 37 * i for i in range(300)] + [200_000], shares, seed)
         for split, share in enumerate(shares, 1):
             assert abs(sizes[assigned == split].sum() - share * sizes.sum()) < 1000
         assert assigned[-1] == 0
         drawn.add(tuple(np.flatnonzero(assigned == 2)))
     assert len(drawn) == 5
+
+
+def test_no_unit_is_more_than_a_fifth_of_a_held_out_split_where_others_are() -> None:
+    for seed in range(20):
+        draw = np.random.default_rng(seed)
+        sizes, assigned = _assign((10 ** draw.uniform(2, 6, 400)).astype(int).tolist(), (0.05, 0.05), seed)
+        for split in (1, 2):
+            share = 0.05 * sizes.sum()
+            held = sizes[assigned == split]
+            assert held.max() <= 0.2 * share
+            assert held.sum() == pytest.approx(share, rel=0.05)
+
+
+def test_where_small_units_are_few_the_smallest_of_the_others_follow() -> None:
+    # twenty packages of a twentieth each, and small ones that fill a tenth of a share
+    sizes, assigned = _assign([1000] * 20 + [5] * 20, (0.1, 0.1))
+    for split in (1, 2):
+        assert 1000 <= sizes[assigned == split].sum() <= 2100
+    # small ones that fill three quarters: no large one joins them
+    sizes, assigned = _assign([4000] * 20 + [100] * 60, (0.05, 0.05))
+    for split in (1, 2):
+        assert sizes[assigned == split].max() == 100
+
+
+def test_every_split_gets_something_of_three_units() -> None:
+    for sizes in ([1, 1, 1], [1, 1000, 1000], [1, 1, 1000], [1000, 1000, 1001]):
+        _, assigned = _assign(sizes, (0.05, 0.05))
+        assert sorted(assigned) == [0, 1, 2]
