@@ -6,17 +6,30 @@ A reader of an artifact needs this file and the layout described here, never the
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
+class CorpusSource:
+    """One of the sources of a corpus."""
+
+    weight: float
+    """Share of the tokens that it is to have."""
+    documents: Mapping[str, int]
+    """Documents per split."""
+    text_bytes: Mapping[str, int]
+    """UTF-8 bytes of text per split."""
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Cleaned, deduplicated documents in three splits.
 
-    Layout: `<split>/part-NNNNN.parquet` with columns `id` (readable, unique), `group`, `text`, `source`, in id order;
+    Layout: `<split>/part-NNNNN.parquet` with columns `id` (readable, unique; in a mixture it begins with the name of
+    the source and `/`), `group`, `text`, `source`, in id order;
     `dropped.jsonl`, one `{"id", "reason", "detail"}` per document left out; `summary.json` for people.
     """
 
@@ -28,6 +41,8 @@ class Corpus:
     """UTF-8 bytes of text per split."""
     dropped: Mapping[str, int]
     """Documents left out, by reason."""
+    sources: Mapping[str, CorpusSource] = field(default_factory=dict)
+    """By name: one, or the parts of a mixture."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,20 @@ class Tokenizer:
 
 
 @dataclass(frozen=True)
+class ShardsSource:
+    """One part of a mixture, as it came into the shards and as it was left out for the mixture's sake."""
+
+    weight: float
+    """Share of the tokens asked for."""
+    tokens: Mapping[str, int]
+    """Tokens per split."""
+    documents: Mapping[str, int]
+    text_bytes: Mapping[str, int]
+    documents_left_out: Mapping[str, int]
+    text_bytes_left_out: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Shards:
     """Token ids of every split, ready to be memory-mapped.
 
@@ -80,6 +109,8 @@ class Shards:
     documents: Mapping[str, int]
     text_bytes: Mapping[str, int]
     """UTF-8 bytes that the tokens of a split stand for."""
+    sources: Mapping[str, ShardsSource] = field(default_factory=dict)
+    """The parts of a mixture by name; empty for a corpus of one source."""
 
 
 @dataclass(frozen=True)

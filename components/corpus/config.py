@@ -1,6 +1,8 @@
 """What to collect, what to leave out, how to split. Needs the standard library alone."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Literal, get_args
 
 from components.corpus.licence_names import OTHERS, PERMISSIVE
@@ -56,9 +58,29 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
+class PartConfig(SourceConfig):
+    """One source of a mixture."""
+
+    weight: float = 1.0
+    """How many of the tokens come from here, relative to the weights of the other parts."""
+
+    def __post_init__(self) -> None:
+        faults = self.source_faults()
+        if self.weight <= 0:
+            faults.append(f"weight is {self.weight}; it must be above 0")
+        if faults:
+            raise ValueError("\n".join(faults))
+
+
+@dataclass(frozen=True)
 class CorpusConfig(SourceConfig):
     """Which documents become the corpus."""
 
+    mixture: Mapping[str, PartConfig] | None = None
+    """Several sources in one corpus, each under a name of yours with the fields above and a `weight`:
+    `{code: {source: python, weight: 3}, text: {source: files, path: /data, weight: 1}}`. The weights are shares of
+    the tokens, in every split: no document is repeated, so the scarcest part decides how much there is of the others.
+    The fields above then belong to the parts; those below are common."""
     min_bytes: int = 200
     """Documents with fewer bytes are dropped."""
     max_bytes_per_document: int = 1_000_000
@@ -95,12 +117,13 @@ class CorpusConfig(SourceConfig):
     test_share: float = 0.05
     """Share of the bytes that goes to the test split."""
     max_bytes: int | None = None
-    """Keep about this many bytes of text: a subset of the documents chosen by hash. None: keep all."""
+    """Keep about this many bytes of text: a subset of the documents chosen by hash, of a mixture's parts by their
+    weights. None: keep all."""
     seed: int = 0
     """Chooses the subset and the split."""
 
     def __post_init__(self) -> None:
-        faults = self.source_faults()
+        faults = self.source_faults() + self._mixture_faults()
         for field in ("min_bytes", "max_bytes_per_document", "max_line_length"):
             if getattr(self, field) < 1:
                 faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
@@ -123,6 +146,38 @@ class CorpusConfig(SourceConfig):
             faults.append(f"max_bytes is {self.max_bytes}; it must be at least 1, or null to keep all")
         if faults:
             raise ValueError("\n".join(faults))
+
+    def _mixture_faults(self) -> list[str]:
+        if self.mixture is None:
+            return []
+        faults = []
+        if self.path is not None:
+            faults.append(f"path is {self.path!r} beside a mixture; give every part its own, mixture.NAME.path")
+        if len(self.mixture) < 2:
+            faults.append(f"mixture has {len(self.mixture)} part(s); it needs two or more, or null for one source")
+        for name in self.mixture:
+            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+                faults.append(f"mixture has a part {name!r}; a name consists of letters, digits, '_', '-' and '.'")
+        return faults
+
+    def parts(self) -> "dict[str, CorpusConfig]":
+        """What to collect from each source, by its name: the common fields with the source's own."""
+        if self.mixture is None:
+            return {self.source: self}
+        total = sum(part.weight for part in self.mixture.values())
+        parts = {}
+        for name, part in self.mixture.items():
+            own = {field.name: getattr(part, field.name) for field in fields(SourceConfig)}
+            max_bytes = None if self.max_bytes is None else max(1, round(self.max_bytes * part.weight / total))
+            parts[name] = replace(self, mixture=None, max_bytes=max_bytes, **own)
+        return parts
+
+    def weights(self) -> dict[str, float]:
+        """The share of the tokens that each source is to have."""
+        if self.mixture is None:
+            return {self.source: 1.0}
+        total = sum(part.weight for part in self.mixture.values())
+        return {name: part.weight / total for name, part in self.mixture.items()}
 
 
 @dataclass(frozen=True)

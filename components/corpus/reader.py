@@ -28,13 +28,13 @@ def row_groups(directory: Path, split: str) -> list[tuple[str, int]]:
     ]
 
 
-def read_row_group(directory: Path, file: str, row_group: int) -> tuple[list[str], list[str]]:
-    """Ids and texts of one row group."""
+def read_row_group(directory: Path, file: str, row_group: int, *columns: str) -> tuple[list[str], ...]:
+    """The named columns of one row group."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(directory / file) as part:
-        table = part.read_row_group(row_group, columns=["id", "text"])
-    return table.column("id").to_pylist(), table.column("text").to_pylist()
+        table = part.read_row_group(row_group, columns=list(columns))
+    return tuple(table.column(name).to_pylist() for name in columns)
 
 
 def places(directory: Path, split: str) -> Iterator[Place]:
@@ -53,7 +53,7 @@ def places(directory: Path, split: str) -> Iterator[Place]:
 def fetch(directory: Path, wanted: Iterable[Place]) -> Iterator[tuple[str, str]]:
     """(id, text) of the wanted documents in id order, one row group in memory at a time."""
     for (file, index), group in groupby(sorted(wanted), key=lambda place: (place.file, place.row_group)):
-        ids, texts = read_row_group(directory, file, index)
+        ids, texts = read_row_group(directory, file, index, "id", "text")
         for place in group:
             assert ids[place.row] == place.id, (place, ids[place.row])
             yield place.id, texts[place.row]

@@ -65,6 +65,8 @@ def _file_piece(file: Listed, id: str, group: str, config: CorpusConfig) -> Piec
 
 def source_identity(config: CorpusConfig) -> Any:
     """What identifies the outside input of `collect`, as JSON values; never an error: a plan must work without."""
+    if config.mixture is not None:
+        return {name: source_identity(part) for name, part in config.parts().items()}
     if config.source in ("python", "prose") and config.path is None:
         return installed_versions()
     digest, count, total = hashlib.sha256(), 0, 0
@@ -82,7 +84,8 @@ def source_problems(config: CorpusConfig) -> list[str]:
     problems = []
     if config.near_duplicates is not None and find_spec("datasketch") is None:
         problems.append("corpus.near_duplicates needs the package datasketch: pip install 'headstart[dedup]'")
-    if config.path is not None or config.source not in ("python", "prose"):
-        problem = path_problem(config.path)
-        problems += [f"corpus.{problem}"] if problem else []
+    for name, part in config.parts().items():
+        if part.path is not None or part.source not in ("python", "prose"):
+            problem = path_problem(part.path)
+            problems += [f"corpus.{f'mixture.{name}.' if config.mixture else ''}{problem}"] if problem else []
     return problems

@@ -16,7 +16,7 @@ def collect(config: CorpusConfig, run: StageRun) -> Corpus:
     result = collect_corpus(config, run.directory, on_ray_data, run.progress)
     for message in result.warnings:
         run.warn(message)
-    return Corpus(run.directory, result.digest, result.documents, result.text_bytes, result.dropped)
+    return Corpus(run.directory, result.digest, result.documents, result.text_bytes, result.dropped, result.sources)
 
 
 @stage(version=1, resources=Resources(cpus=1))

@@ -7,16 +7,19 @@ byte for any number of workers.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from components.artifacts import SPLITS
+from components.artifacts import SPLITS, ShardsSource
 from components.corpus.blocks import Mapper, Progress, throttled
 from components.corpus.reader import read_row_group, row_groups
+from components.corpus.split import hash_number
+from components.shards.mixture import FACTS, Facts, Mask, chosen, shares
 from components.shards.reader import MANIFEST_FILE
 from components.tokenizer.codec import load_tokenizer, token_dtype
 
@@ -33,10 +36,13 @@ class Packed:
     tokens: dict[str, int]
     documents: dict[str, int]
     text_bytes: dict[str, int]
+    sources: dict[str, ShardsSource]
+    """Of a mixture."""
 
 
 class Tokenizing:
-    """Tokenizes one row group into a file of bare ids; made once in each worker.
+    """Tokenizes one row group into a file of bare ids, and beside it a file of what is known of its documents
+    (mixture.FACTS); made once in each worker.
 
     Every document is its beginning mark, its ids, its end mark.
     """
@@ -44,20 +50,25 @@ class Tokenizing:
     def __init__(self, tokenizer: str) -> None:
         self.codec = load_tokenizer(Path(tokenizer))
 
-    def __call__(self, block: dict[str, Any]) -> dict[str, Any]:
-        _, texts = read_row_group(Path(block["corpus"]), block["file"], block["row_group"])
+    def __call__(self, block: dict[str, Any]) -> int:
+        columns = ("id", "text", "source") if block["sources"] else ("id", "text")
+        names, texts, *sources = read_row_group(Path(block["corpus"]), block["file"], block["row_group"], *columns)
         dtype = token_dtype(self.codec.vocabulary_size)
         target = Path(block["target"])
         partial = target.with_suffix(".partial")  # a task that is run again starts over
         begin, end = (np.array([mark], dtype=dtype) for mark in (self.codec.bos_id, self.codec.eos_id))
-        lengths = []
+        facts = np.zeros(len(texts), FACTS)
         with partial.open("wb") as out:
-            for ids in self.codec.encode_batch(texts):
+            for row, ids in enumerate(self.codec.encode_batch(texts)):
                 out.write(np.concatenate([begin, ids, end]).tobytes())
-                lengths.append(len(ids) + 2)
+                facts["tokens"][row] = len(ids) + 2
+        facts["bytes"] = [len(text.encode()) for text in texts]
+        if sources:
+            facts["draw"] = [hash_number(0, "mixture", name) for name in names]
+            facts["source"] = [block["sources"].index(source) for source in sources[0]]
+        np.save(target.with_suffix(".npy"), facts)
         partial.replace(target)
-        text_bytes = sum(len(text.encode()) for text in texts)
-        return {"index": block["index"], "lengths": lengths, "text_bytes": text_bytes}
+        return int(block["index"])
 
 
 def pack(
@@ -68,8 +79,10 @@ def pack(
     tokenize: TokenizeBlocks,
     mapper: Mapper,
     progress: Progress,
+    weights: Mapping[str, float] | None = None,
 ) -> Packed:
-    """Write the shards of a corpus (layout: artifacts.Shards) into `directory`."""
+    """Write the shards of a corpus (layout: artifacts.Shards) into `directory`. With `weights`, of a mixture of its
+    sources: in every split alike, so that a score on held-out text has one meaning whatever the split's size."""
     report = throttled(progress)
     codec = load_tokenizer(tokenizer)
     shutil.copytree(tokenizer, directory / "tokenizer", ignore=_all_but_tokenizer)
@@ -87,17 +100,22 @@ def pack(
                     "corpus": str(corpus),
                     "file": file,
                     "row_group": row_group,
+                    "sources": list(weights or ()),
                     "target": str(aside / f"{index:07d}.ids"),
                 }
             )
-    answers: dict[int, dict[str, Any]] = {}
-    for answer in tokenize(work):
-        answers[answer["index"]] = answer
-        report(len(answers), len(work) + 1, "tokenizing")
+    for done, _ in enumerate(tokenize(work), 1):
+        report(done, len(work) + 1, "tokenizing")
     dtype = str(token_dtype(codec.vocabulary_size))
     layout: list[dict[str, Any]] = []
+    by_split: dict[str, tuple[Facts, Mask]] = {}
     for split in SPLITS:
-        pieces = [(block["target"], answers[block["index"]]["lengths"]) for block in work if block["split"] == split]
+        files = [block["target"] for block in work if block["split"] == split]
+        facts = [np.load(Path(file).with_suffix(".npy")) for file in files]
+        by_split[split] = _mixed(split, facts, weights)
+        ends = np.cumsum([len(some) for some in facts])
+        taken = np.split(by_split[split][1], ends[:-1])
+        pieces = zip(files, [some["tokens"] for some in facts], taken, strict=True)
         for number, shard in enumerate(_lay_out(pieces, shard_tokens)):
             file = f"{split}/shard-{number:05d}.arrow"
             layout.append({"directory": str(directory), "file": file, "split": split, "dtype": dtype, **shard})
@@ -108,10 +126,10 @@ def pack(
     shutil.rmtree(aside)
     order = {split: number for number, split in enumerate(SPLITS)}
     written.sort(key=lambda shard: (order[shard["split"]], shard["file"]))
-    of_split = {split: [answers[b["index"]] for b in work if b["split"] == split] for split in SPLITS}
-    tokens = {split: sum(sum(a["lengths"]) for a in of_split[split]) for split in SPLITS}
-    documents = {split: sum(len(a["lengths"]) for a in of_split[split]) for split in SPLITS}
-    text_bytes = {split: sum(a["text_bytes"] for a in of_split[split]) for split in SPLITS}
+    kept = {split: facts[mask] for split, (facts, mask) in by_split.items()}
+    tokens = {split: int(facts["tokens"].sum(dtype=np.int64)) for split, facts in kept.items()}
+    documents = {split: len(facts) for split, facts in kept.items()}
+    text_bytes = {split: int(facts["bytes"].sum(dtype=np.int64)) for split, facts in kept.items()}
     digest = hashlib.sha256(
         json.dumps([codec.vocabulary_size, dtype, text_bytes, [_content(s) for s in written]]).encode()
     )
@@ -126,20 +144,38 @@ def pack(
         "shards": written,
     }
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    return Packed(digest.hexdigest(), codec.vocabulary_size, tokens, documents, text_bytes)
+    sources = shares(by_split, weights) if weights else {}
+    return Packed(digest.hexdigest(), codec.vocabulary_size, tokens, documents, text_bytes, sources)
+
+
+def _mixed(split: str, facts: list[Facts], weights: Mapping[str, float] | None) -> tuple[Facts, Mask]:
+    """The documents of a split, and which of them are taken."""
+    together: Facts = np.concatenate([np.zeros(0, FACTS), *facts])
+    if not weights:
+        return together, np.ones(len(together), bool)
+    try:
+        return together, chosen(together, weights)
+    except ValueError as error:
+        raise ValueError(f"the {split} split has {error}: no mixture can be made; give that source more text") from None
 
 
 def _all_but_tokenizer(_: str, names: list[str]) -> list[str]:
     return [name for name in names if not name.startswith("tokenizer.")]
 
 
-def _lay_out(pieces: list[tuple[str, list[int]]], shard_tokens: int) -> Iterator[dict[str, Any]]:
-    """Cut the documents of a split into shards: which runs of which files each consists of."""
+def _lay_out(pieces: Iterable[tuple[str, npt.NDArray[np.uint32], Mask]], shard_tokens: int) -> Iterator[dict[str, Any]]:
+    """Cut the documents of a split that are taken into shards: which runs of which files each consists of."""
     runs: list[list[Any]] = []
     tokens = documents = 0
-    for file, lengths in pieces:
+    for file, lengths, taken in pieces:
         start = position = 0
-        for length in lengths:
+        for length, is_taken in zip(lengths.tolist(), taken.tolist(), strict=True):
+            if not is_taken:
+                if position > start:
+                    runs.append([file, start, position - start])
+                position += length
+                start = position
+                continue
             position += length
             tokens += length
             documents += 1

@@ -28,7 +28,14 @@ def tokenize(config: ShardsConfig, corpus: Corpus, tokenizer: Tokenizer, run: St
         lambda work: on_actors(Tokenizing, (str(tokenizer.path),), work, min(actors, len(work)), cpus),
         on_ray_data,
         run.progress,
+        {name: source.weight for name, source in corpus.sources.items()} if len(corpus.sources) > 1 else None,
     )
     return Shards(
-        run.directory, result.digest, result.vocabulary_size, result.tokens, result.documents, result.text_bytes
+        run.directory,
+        result.digest,
+        result.vocabulary_size,
+        result.tokens,
+        result.documents,
+        result.text_bytes,
+        result.sources,
     )

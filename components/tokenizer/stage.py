@@ -14,7 +14,13 @@ def train_tokenizer(config: TokenizerConfig, corpus: Corpus, run: StageRun) -> T
     """Train (kind `bytes`, or a model that is given: nothing to train), then encode and decode the validation split
     to see that it is exact."""
     from components.tokenizer.codec import FACTS_FILE, MODEL_FILE, load_tokenizer, tokenizer_digest
-    from components.tokenizer.train import ROUND_TRIP_BYTES, sample, train_sentencepiece, try_round_trip
+    from components.tokenizer.train import (
+        ROUND_TRIP_BYTES,
+        sample,
+        sample_mixture,
+        train_sentencepiece,
+        try_round_trip,
+    )
 
     facts: dict[str, Any] = {"kind": config.kind, "vocabulary_size": config.size}
     inexact: list[str] = []
@@ -24,7 +30,7 @@ def train_tokenizer(config: TokenizerConfig, corpus: Corpus, run: StageRun) -> T
         facts["taken_over_from"] = config.model_path
     elif config.kind == "sentencepiece":
         run.progress(0, 3, "reading")
-        texts = list(sample(corpus.path, "train", corpus.text_bytes["train"], config.sample_bytes, config.seed))
+        texts = list(sample_mixture(corpus, config.sample_bytes, config.seed))
         run.progress(1, 3, "training")
         (run.directory / MODEL_FILE).write_bytes(train_sentencepiece(config, texts))
         facts["trained_on_documents"] = len(texts)

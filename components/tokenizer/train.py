@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.artifacts import Corpus
 from components.corpus.reader import fetch, places
 from components.corpus.split import hash_fraction
 from components.tokenizer.codec import Codec
@@ -21,8 +22,24 @@ _UNKNOWN_MARK = "\u2585"
 
 def sample(corpus: Path, split: str, text_bytes: int, sample_bytes: int, seed: int) -> Iterator[str]:
     """Texts of about `sample_bytes` of a split that has `text_bytes`, drawn by hash of the id, in id order."""
-    share = min(1.0, sample_bytes / max(text_bytes, 1))
+    share = sample_bytes / max(text_bytes, 1)
     for _, text in fetch(corpus, (p for p in places(corpus, split) if hash_fraction(seed, "tokenizer", p.id) < share)):
+        yield text
+
+
+def sample_mixture(corpus: Corpus, sample_bytes: int, seed: int) -> Iterator[str]:
+    """The same of the training split; of a mixture as much of every source as its weight says, as far as it goes."""
+    total = corpus.text_bytes["train"]
+    if len(corpus.sources) < 2:
+        yield from sample(corpus.path, "train", total, sample_bytes, seed)
+        return
+    share = {n: sample_bytes * s.weight / max(s.text_bytes["train"], 1) for n, s in corpus.sources.items()}
+    wanted = (
+        place
+        for place in places(corpus.path, "train")
+        if hash_fraction(seed, "tokenizer", place.id) < share[place.id.partition("/")[0]]
+    )
+    for _, text in fetch(corpus.path, wanted):
         yield text
 
 

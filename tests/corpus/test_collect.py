@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.artifacts import SPLITS, Corpus
-from components.corpus import collect as collect_module
+from components.corpus import gather as gather_module
 from components.corpus import write as write_module
 from components.corpus.blocks import in_process
 from components.corpus.collect import Collected, collect_corpus
@@ -78,7 +78,7 @@ def test_every_dropped_document_is_listed_and_nothing_is_lost(small_corpus: Corp
 def test_neither_blocks_nor_their_order_change_the_result(
     small_corpus: Corpus, python_sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collect_module, "READ_BYTES", 50_000)
+    monkeypatch.setattr(gather_module, "READ_BYTES", 50_000)
     monkeypatch.setattr(write_module, "ROW_GROUP_BYTES", 30_000)
     config = CorpusConfig(source="files", path=str(python_sources))
     again = _collect(tmp_path / "out", config, _backwards)
@@ -129,7 +129,7 @@ def test_few_groups_are_split_by_document(tmp_path: Path) -> None:
     _many(folder / "one", 20)
     result = _collect(tmp_path / "out", CorpusConfig(source="files", path=str(folder)))
     assert result.documents == {"train": 18, "validation": 1, "test": 1}
-    assert json.loads((tmp_path / "out/summary.json").read_text())["split_by"] == "document"
+    assert json.loads((tmp_path / "out/summary.json").read_text())["split_by"] == {"files": "document"}
 
 
 def test_too_few_documents_for_three_splits_is_an_error(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from datasketch import MinHash
 
-from components.corpus import collect as collect_module
+from components.corpus import gather as gather_module
 from components.corpus import near_duplicates as module
 from components.corpus import sources as sources_module
 from components.corpus.blocks import in_process
@@ -104,7 +104,7 @@ def test_neither_blocks_nor_batches_change_what_is_found(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, near = _collect(tmp_path / "a", folder, near_duplicates=THRESHOLD)
-    monkeypatch.setattr(collect_module, "READ_BYTES", 10_000)
+    monkeypatch.setattr(gather_module, "READ_BYTES", 10_000)
     monkeypatch.setattr(module, "AT_A_TIME", 7)
     second, again = _collect(tmp_path / "b", folder, near_duplicates=THRESHOLD)
     assert first.digest == second.digest

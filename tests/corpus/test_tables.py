@@ -119,7 +119,7 @@ def test_many_files_are_groups_and_few_are_not(tmp_path: Path) -> None:
     _jsonl(tmp_path / "few/a.jsonl")
     for name, split_by in (("many", "group"), ("few", "document")):
         _collect(tmp_path / f"out-{name}", CorpusConfig(source="jsonl", path=str(tmp_path / name)))
-        assert json.loads((tmp_path / f"out-{name}/summary.json").read_text())["split_by"] == split_by
+        assert json.loads((tmp_path / f"out-{name}/summary.json").read_text())["split_by"] == {"jsonl": split_by}
     files: dict[str, set[str]] = {}
     for split in SPLITS:
         for part in (tmp_path / "out-many" / split).glob("*.parquet"):
