@@ -19,6 +19,8 @@ from pipelines.recipe import DERIVED, Options, Recipe
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 DEFAULT_RECIPE = "demo"
+OPEN = ("corpus.mixture.",)
+"""Keys below which names are the user's own; what may stand below a name is checked with the values."""
 PLACEHOLDER_VOCABULARY = 32_000
 """Stands for a size that cannot be known, so that only that is said of it."""
 
@@ -132,10 +134,15 @@ def _with_vocabulary(tokenizer: Mapping[str, Any]) -> tuple[list[str], dict[str,
 
 def _absolute_paths(recipe: Recipe) -> Recipe:
     """A path on the command line means the directory one stands in, wherever a worker stands. A URI stays."""
-    if recipe.corpus.path is None or is_uri(recipe.corpus.path):
-        return recipe
-    path = str(Path(recipe.corpus.path).expanduser().absolute())
-    return dataclasses.replace(recipe, corpus=dataclasses.replace(recipe.corpus, path=path))
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None or is_uri(path) else str(Path(path).expanduser().absolute())
+
+    corpus = dataclasses.replace(recipe.corpus, path=absolute(recipe.corpus.path))
+    if corpus.mixture is not None:
+        parts = {name: dataclasses.replace(p, path=absolute(p.path)) for name, p in corpus.mixture.items()}
+        corpus = dataclasses.replace(corpus, mixture=parts)
+    return dataclasses.replace(recipe, corpus=corpus)
 
 
 def _sentences(error: Mapping[str, Any]) -> list[str]:
@@ -158,6 +165,19 @@ def _fields(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
 
 
+def _kinds(hints: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """The dataclasses below a key, by their names there: `""` for one, the names given for a mapping of them."""
+    hint = hints[key]
+    if not isinstance(value, Mapping):
+        return {}
+    if dataclasses.is_dataclass(hint):
+        return {"": hint}
+    for option in typing.get_args(hint):
+        if typing.get_origin(option) is Mapping and dataclasses.is_dataclass(typing.get_args(option)[1]):
+            return {str(name): typing.get_args(option)[1] for name, part in value.items() if isinstance(part, Mapping)}
+    return {}
+
+
 def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> tuple[list[str], dict[str, Any]]:
     """Unknown or derived keys as faults, and the values without them."""
     hints: dict[str, Any] = {}
@@ -170,12 +190,16 @@ def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str
         if path in DERIVED:
             faults.append(f"{path} cannot be given: {DERIVED[path]}")
         elif key not in hints:
-            faults.append(unknown_key(path))
-        elif dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            below, known[key] = _strip_unknown(value, (hints[key],), path)
-            faults += below
+            faults.append(unknown_key(path, hints))
         else:
             known[key] = value
+            for name, kind in _kinds(hints, key, value).items():
+                if not name:
+                    below, known[key] = _strip_unknown(value, (kind,), path)
+                else:
+                    below, values_below = _strip_unknown(value[name], (kind,), f"{path}.{name}")
+                    known[key] = {**known[key], name: values_below}
+                faults += below
     return faults, known
 
 
@@ -187,8 +211,9 @@ def _foreign_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: s
     faults = []
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(hints[key]):
-            faults += _foreign_numbers(value, (hints[key],), path)
+        if below := _kinds(hints, key, value):
+            for name, kind in below.items():
+                faults += _foreign_numbers(value[name] if name else value, (kind,), f"{path}.{name}".rstrip("."))
         elif isinstance(value, bool) and hints[key] is not bool:
             faults.append(f"{path}: input should be {getattr(hints[key], '__name__', hints[key])} (given: {value!r})")
         elif isinstance(value, float) and not math.isfinite(value):
@@ -204,11 +229,11 @@ def _paths(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
             yield from _paths(value, path)
 
 
-def unknown_key(path: str) -> str:
-    """A sentence on a key that does not exist, with the nearest that do."""
+def unknown_key(path: str, beside: Collection[str] = ()) -> str:
+    """A sentence on a key that does not exist, with the nearest that do, such as those known to stand `beside` it."""
     every = [*_paths(defaults()), "conf"]
     parent, _, leaf = path.rpartition(".")
-    siblings = [p for p in every if p.rpartition(".")[0] == parent]
+    siblings = [p for p in every if p.rpartition(".")[0] == parent] or [f"{parent}.{name}" for name in beside]
     near = [
         f"{parent}.{n}" if parent else n
         for n in difflib.get_close_matches(leaf, [s.rpartition(".")[2] for s in siblings], 3, 0.5)
@@ -238,6 +263,8 @@ def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]
         name = key.lstrip("+")
         if name in DERIVED:
             faults.append(f"{name} cannot be given: {DERIVED[name]}")
+        elif name.startswith(OPEN):
+            good.append(f"++{name}={value}")  # a field that the group's file does not give is added
         elif name not in every:
             faults.append(unknown_key(name))
         elif name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
@@ -344,6 +371,7 @@ def launch(main: Callable[[Recipe, Options, list[str]], int]) -> int:
         except Faults as more:
             faults += more.faults
         return refuse(faults)
+    sys.argv[1:] = good
     _register()
     status = 0
 

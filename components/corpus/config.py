@@ -123,7 +123,7 @@ class CorpusConfig(SourceConfig):
     """Chooses the subset and the split."""
 
     def __post_init__(self) -> None:
-        faults = self.source_faults() + self._mixture_faults()
+        faults = self.source_faults() if self.mixture is None else _mixture_faults(self, self.mixture)
         for field in ("min_bytes", "max_bytes_per_document", "max_line_length"):
             if getattr(self, field) < 1:
                 faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
@@ -147,19 +147,6 @@ class CorpusConfig(SourceConfig):
         if faults:
             raise ValueError("\n".join(faults))
 
-    def _mixture_faults(self) -> list[str]:
-        if self.mixture is None:
-            return []
-        faults = []
-        if self.path is not None:
-            faults.append(f"path is {self.path!r} beside a mixture; give every part its own, mixture.NAME.path")
-        if len(self.mixture) < 2:
-            faults.append(f"mixture has {len(self.mixture)} part(s); it needs two or more, or null for one source")
-        for name in self.mixture:
-            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-                faults.append(f"mixture has a part {name!r}; a name consists of letters, digits, '_', '-' and '.'")
-        return faults
-
     def parts(self) -> "dict[str, CorpusConfig]":
         """What to collect from each source, by its name: the common fields with the source's own."""
         if self.mixture is None:
@@ -178,6 +165,22 @@ class CorpusConfig(SourceConfig):
             return {self.source: 1.0}
         total = sum(part.weight for part in self.mixture.values())
         return {name: part.weight / total for name, part in self.mixture.items()}
+
+
+def _mixture_faults(config: CorpusConfig, mixture: Mapping[str, PartConfig]) -> list[str]:
+    faults = []
+    for field in fields(SourceConfig):
+        if field.name != "source" and getattr(config, field.name) != field.default:
+            faults.append(
+                f"{field.name} is {getattr(config, field.name)!r} beside a mixture; give it to a part, "
+                f"mixture.NAME.{field.name}"
+            )
+    if len(mixture) < 2:
+        faults.append(f"mixture has {len(mixture)} part(s); it needs two or more, or null for one source")
+    for name in mixture:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            faults.append(f"mixture has a part {name!r}; a name consists of letters, digits, '_', '-' and '.'")
+    return faults
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,8 @@ def _header(facts: Facts) -> Markup:
 def _findings(facts: Facts) -> Iterator[str]:
     """The findings as sentences, each from its numbers."""
     first = facts.pretrained[0]
-    corpus = facts.corpus
-    of = f" from {size(sum(corpus['text_bytes'].values()))} of text" if corpus else ""
+    data = facts.shards or facts.corpus
+    of = f" from {size(sum(data['text_bytes'].values()))} of text" if data else ""
     count = len(facts.pretrained)
     models = ("One model", "Two models", "Three models")[count - 1] if count <= 3 else f"{count} models"
     yield (

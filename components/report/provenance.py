@@ -85,11 +85,12 @@ def data(facts: Facts) -> Markup | None:
     corpus, tokenizer, shards = facts.corpus, facts.tokenizer, facts.shards
     if corpus is None:
         return None
+    used = shards or corpus  # a mixture leaves documents of the corpus out
     rows = [
         [
             split,
-            whole(corpus["documents"].get(split, 0)),
-            size(corpus["text_bytes"].get(split, 0)),
+            whole(used["documents"].get(split, 0)),
+            size(used["text_bytes"].get(split, 0)),
             whole(shards["tokens"].get(split, 0)) if shards else "",
         ]
         for split in SPLITS
@@ -111,8 +112,37 @@ def data(facts: Facts) -> Markup | None:
         "data",
         "The data",
         table(["Split", "Documents", "Text", "Tokens"], rows),
+        _mixture(shards["sources"]) if shards and shards.get("sources") else None,
         facts_list(listed),
         _dropped(corpus["dropped"]),
+    )
+
+
+def _mixture(sources: Mapping[str, Any]) -> Markup:
+    """The parts of a mixture: what was asked for, what came of it, and what was left out for its sake."""
+    total = {split: sum(source["tokens"][split] for source in sources.values()) for split in SPLITS}
+    rows = []
+    for name, source in sources.items():
+        shares = [percent(source["tokens"][split] / total[split]) for split in SPLITS]
+        left = sum(source["documents_left_out"].values())
+        rows.append(
+            [
+                name,
+                percent(source["weight"]),
+                *shares,
+                whole(sum(source["documents"].values())),
+                f"{whole(left)} documents, {size(sum(source['text_bytes_left_out'].values()))}" if left else "none",
+            ]
+        )
+    return tag(
+        "div",
+        tag("h4", "The mixture, in tokens"),
+        table(["Source", "Asked for", *(f"Of {split}" for split in SPLITS), "Documents", "Left out"], rows),
+        paragraph(
+            "No document is repeated: the source that is scarcest for its weight came in whole, of the others "
+            "documents were left out in an order given by hash.",
+            class_="caption",
+        ),
     )
 
 

@@ -94,6 +94,37 @@ def test_a_uri_stays_and_a_path_becomes_absolute(path: str) -> None:
     assert compose(["corpus=jsonl", "corpus.path=data"])[0].corpus.path == str(Path.cwd() / "data")
 
 
+def test_a_mixture_is_given_by_a_group_or_whole() -> None:
+    recipe, _ = compose(["corpus=code_and_prose", "corpus.mixture.prose.weight=2", "corpus.max_bytes=1000000"])
+    assert recipe.corpus.weights() == {"code": 0.6, "prose": 0.4}
+    assert {name: (p.source, p.max_bytes) for name, p in recipe.corpus.parts().items()} == {
+        "code": ("python", 600_000),
+        "prose": ("prose", 400_000),
+    }
+    mixture = "{a:{source:files,path:'~/src',weight:1},b:{source:parquet,path:'s3://b/k',text_column:body,weight:1}}"
+    recipe, _ = compose([f"corpus.mixture={mixture}"])
+    assert recipe.corpus.parts()["a"].path == str(Path.home() / "src")
+    assert recipe.corpus.parts()["b"].path == "s3://b/k"
+    assert recipe.corpus.parts()["b"].text_column == "body"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["corpus.mixture.prose.wait=2"], "corpus.mixture.prose.wait: no such key; did you mean"),
+        (["corpus.mixture.prose.weight=0"], "corpus.mixture.prose: weight is 0.0; it must be above 0"),
+        (["corpus.mixture.prose.weight=true"], "corpus.mixture.prose.weight: input should be float"),
+        (["corpus.mixture.prose.weight=inf"], "corpus.mixture.prose.weight: input should be finite"),
+        (["corpus.mixture.prose.source=web"], "corpus.mixture.prose.source: "),
+        (["corpus.mixture.prose.text_column=x"], "corpus.mixture.prose: text_column is 'x' with source 'prose'"),
+        (["corpus.path=/data"], "corpus.path is '/data' beside a mixture"),
+    ],
+)
+def test_the_faults_of_a_mixture_have_their_place(overrides: list[str], words: str) -> None:
+    said = "\n".join(faults("corpus=code_and_prose", *overrides))
+    assert words in said
+
+
 def test_heads_that_a_model_lacks_are_not_measured_on_it() -> None:
     recipe, _ = compose(["conf=bytes", "future_tokens=[1,4,8]"])
     assert recipe.decoding_for(4).heads == (2, 4)

@@ -19,6 +19,7 @@ from components.artifacts import (
     HeadScore,
     Pairs,
     Shards,
+    ShardsSource,
     Tokenizer,
 )
 from components.flow.stage_run import StageRecord, StageRun
@@ -44,6 +45,7 @@ def build_sample(
     arrangement: str = "parallel",
     text: str = "return left, right",
     steps: int = 1200,
+    mixture: bool = False,
 ) -> Sample:
     """A whole run in `folder`: checkpoints, evaluations, benchmarks and their lineage."""
     draw = random.Random(7)
@@ -76,6 +78,15 @@ def build_sample(
     record("tokenizer", "tokenizer", ("corpus",), 9.7, tokenizer)
     tokens = {split: int(size / tokenizer.bytes_per_token) for split, size in corpus.text_bytes.items()}
     shards = Shards(directory("shards"), "s", symbols, tokens, corpus.documents, corpus.text_bytes)
+    if mixture:
+        quarter = {split: count // 4 for split, count in tokens.items()}
+        rest = {split: count - quarter[split] for split, count in tokens.items()}
+        few, none = dict.fromkeys(tokens, 25), dict.fromkeys(tokens, 0)
+        sources = {
+            "code": ShardsSource(0.75, rest, corpus.documents, corpus.text_bytes, dict.fromkeys(tokens, 411), few),
+            "prose <b>": ShardsSource(0.25, quarter, few, few, none, none),
+        }
+        shards = dataclasses.replace(shards, sources=sources)
     record("shards", "shards", ("corpus", "tokenizer"), 12.4, shards)
     made_checkpoints: list[Checkpoint] = []
     made_evaluations: list[Evaluation] = []

@@ -23,6 +23,7 @@ VARIANTS = {
     "no next-token model": {"future_tokens": (2,), "finetunes": ((2, 2),)},
     "no benchmark": {"benchmarks": False},
     "one logged step": {"steps": 10},
+    "a mixture": {"mixture": True},
 }
 
 

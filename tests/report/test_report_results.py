@@ -100,3 +100,15 @@ def test_no_pretrained_model_is_refused(sample: Callable[..., Sample]) -> None:
     made = sample(future_tokens=(1,), finetunes=())
     with pytest.raises(ValueError, match="at least one pretrained model"):
         write_report(made.config, (), (), (), made.run)
+
+
+def test_a_mixture_tells_the_share_of_each_source(sample: Callable[..., Sample]) -> None:
+    report, results = _write(sample(mixture=True))
+    page = (report.path / "index.html").read_text()
+    assert "The mixture, in tokens" in page
+    assert "1,233 documents" in page  # left out of the code
+    assert "prose &lt;b&gt;" in page
+    sources = results["shards"]["sources"]
+    total = sum(source["tokens"]["train"] for source in sources.values())
+    assert sources["code"]["weight"] == 0.75
+    assert sources["code"]["tokens"]["train"] / total == pytest.approx(0.75)
