@@ -285,10 +285,13 @@ def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     return faults, good
 
 
-def _with_home(argument: str) -> str:
-    """`corpus.path=~/src` with the home folder in place of `~`, which shells leave there and Hydra cannot read."""
+def _readable(argument: str) -> str:
+    """An override as Hydra can read it: the home folder in place of a leading `~`, which shells leave there
+    (`corpus.path=~/src`), and quotes around a URI with a query (`corpus.path=s3://bucket/folder?region=eu-west-1`)."""
     key, equals, value = argument.partition("=")
-    return f"{key}={Path(value).expanduser()}" if equals and value.startswith("~") else argument
+    if equals and value.startswith("~"):
+        return f"{key}={Path(value).expanduser()}"
+    return f"{key}='{value}'" if is_uri(value) and "=" in value else argument
 
 
 def _register() -> None:
@@ -341,7 +344,7 @@ def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    faults, good = faults_of_overrides([_with_home(override) for override in overrides])
+    faults, good = faults_of_overrides([_readable(override) for override in overrides])
     _register()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
@@ -363,7 +366,7 @@ def launch(main: Callable[[Recipe, Options, list[str]], int]) -> int:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import DictConfig, OmegaConf
 
-    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
+    sys.argv[1:] = [_readable(argument) for argument in sys.argv[1:]]
     faults, good = faults_of_overrides(sys.argv[1:])
     if faults:
         try:  # what else is wrong, so that all of it is said at once

@@ -70,8 +70,9 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
             )
     del records
     work = list(_orders(by_split, list(parts), directory, aside))
+    counts = f"{sum(map(len, by_split.values())):,} documents, {sum(dropped.counts().values()):,} left out"
     for done, _ in enumerate(mapper(write_part, work), 1):
-        report(done, len(work), "writing")
+        report(done, len(work), f"writing {counts}")
     shutil.rmtree(aside)
     documents = {split: len(records) for split, records in by_split.items()}
     collected = Collected(
