@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.corpus.filters import Refusal
-from components.corpus.remote import list_remote, local_path, open_remote
+from components.corpus.remote import fault_of, list_remote, local_path, open_remote, split_uri
 
 NEVER_ENTERED = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 """Folders that hold no documents, only what a tool keeps."""
@@ -60,7 +60,10 @@ def list_files(path: str | None) -> Iterator[Listed]:
 
 
 def path_problem(path: str | None) -> str | None:
-    """Why `list_files` would name no file, in a sentence."""
+    """Why `list_files` would name no file, in a sentence. Of a folder behind a URI only whether it is there is asked:
+    to list it may take long."""
+    if path is not None and local_path(path) is None and not split_uri(path)[1]:
+        return fault_of(path)
     try:
         first = next(list_files(path), None)
     except ValueError as error:

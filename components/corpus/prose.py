@@ -39,7 +39,7 @@ _BOILERPLATE = re.compile(r"(?i)copyright|licensed under|without warranty|all ri
 
 def is_documentation(name: str) -> bool:
     """Whether a file may hold prose, by its name."""
-    path = PurePosixPath(name)
+    path = PurePosixPath(re.sub(r"\.(gz|zst)$", "", name))
     if any(LEGAL.search(part) for part in path.parts):
         return False
     return path.name == DESCRIPTION or path.suffix == ".py" or path.name.lower().endswith(DOCUMENTS)

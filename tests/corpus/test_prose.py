@@ -102,7 +102,7 @@ def test_a_description_is_read_below_its_header_and_markdown_as_it_is() -> None:
 
 
 def test_which_files_are_documentation() -> None:
-    for name in ("a/README.md", "docs/intro.RST", "x-1.0.dist-info/METADATA", "a/b.py", "notes.txt"):
+    for name in ("a/README.md", "docs/intro.RST", "x-1.0.dist-info/METADATA", "a/b.py", "notes.txt", "a/README.md.gz"):
         assert is_documentation(name)
     for name in ("LICENSE.txt", "x-1.0.dist-info/licenses/a.md", "a/data.csv", "third_party/a.md", "a.pyi", "Makefile"):
         assert not is_documentation(name)
