@@ -101,7 +101,7 @@ def _decode_checkpoint(subject: DecodeSubject, checkpoint: Path) -> dict[str, An
     from components.tokenizer.codec import load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(checkpoint, device)
+    model = load_model(checkpoint, device, getattr(torch, subject.dtype))
     codec = load_tokenizer(checkpoint / "tokenizer")
     if subject.text is not None:
         text: Any = _Tokens(codec.encode(subject.text.read_text(encoding="utf-8")))

@@ -11,18 +11,22 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from components.artifacts import Checkpoint, DecodingBenchmark, Evaluation
 from components.corpus.stage import collect, draw_pairs
 from components.decoding.stage import benchmark_decoding
 from components.evaluation.stage import evaluate, evaluate_finetuned
-from components.flow.cluster import ClusterConfig
+from components.flow.cluster import ClusterConfig, main_memory_bytes, this_machine
+from components.flow.cost import Capacity
+from components.flow.fit import misfits
 from components.flow.identity import canonical
 from components.flow.node import Graph, Node, Resources, several
 from components.flow.plan import make_plan, select
+from components.flow.quantity import duration
 from components.flow.run import Outcome, Refused, RunSettings, run_plan
 from components.flow.store import Store
-from components.flow.table import duration, plan_table
+from components.flow.table import plan_table
 from components.report.config import ReportConfig
 from components.report.stage import write_report
 from components.shards.stage import tokenize
@@ -53,6 +57,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
             shards,
             name=f"pretrain-n{n}",
             title=f"n={n} pretrain",
+            group=f"n={n}",
             resources=_training_resources(recipe, beside.share),
             execution=recipe.cluster.training,
         )
@@ -65,13 +70,20 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
                 corpus,
                 name=f"evaluate-n{n}",
                 title=f"n={n} evaluate",
-                resources=beside,
+                group=f"n={n}",
+                resources=_measuring_resources(recipe, beside.share),
             )
         )
         if n > 1:
             benchmarks.append(
                 benchmark_decoding.bind(
-                    recipe.decoding_for(n), pretrained[n], shards, name=f"decode-n{n}", title=f"n={n} decode"
+                    recipe.decoding_for(n),
+                    pretrained[n],
+                    shards,
+                    name=f"decode-n{n}",
+                    title=f"n={n} decode",
+                    group=f"n={n}",
+                    resources=_measuring_resources(recipe),
                 )
             )
 
@@ -84,6 +96,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
                 pairs,
                 name=f"finetune-n{n}to{target}",
                 title=f"n={n}→{target} finetune",
+                group=f"n={n}→{target}",
                 resources=_training_resources(recipe, beside.share),
                 execution=recipe.cluster.training,
             )
@@ -95,7 +108,8 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
                     pairs,
                     name=f"evaluate-n{n}to{target}",
                     title=f"n={n}→{target} evaluate",
-                    resources=beside,
+                    group=f"n={n}→{target}",
+                    resources=_measuring_resources(recipe, beside.share),
                 )
             )
 
@@ -122,6 +136,28 @@ def _training_resources(recipe: Recipe, share: float) -> Resources:
     return Resources(cpus, share, at_least_cpus=asked.workers, gpus=gpus, drives_ray=True)
 
 
+def _measuring_resources(recipe: Recipe, share: float = 1.0) -> Resources:
+    """One GPU where the models are trained on GPUs, else a share of the cores."""
+    asked = recipe.cluster.training
+    return Resources(asked.cpus_per_worker or 1, gpus=1) if asked.gpus_per_worker else Resources(share=share)
+
+
+def capacity_of(recipe: Recipe, plan: bool) -> Capacity:
+    """What to reckon with: the cluster that the recipe declares, in a plan or where there is an address to join it,
+    or else this machine's own devices."""
+    cluster, here = recipe.cluster, this_machine()
+    if cluster.nodes is None or not (plan or cluster.address):
+        own = (1, int(here.cpus), int(here.gpus), main_memory_bytes())
+        return Capacity(*own, cluster.gpu, cluster.cpu, here=True)
+    declared = (
+        cluster.nodes,
+        cluster.node_cpus or int(here.cpus),
+        int(here.gpus) if cluster.node_gpus is None else cluster.node_gpus,
+        cluster.node_memory_bytes or main_memory_bytes(),
+    )
+    return Capacity(*declared, cluster.gpu, cluster.cpu, here=False)
+
+
 def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
     """Plan, show, run, and say where everything is. Returns the exit code."""
     console = Console(highlight=False)
@@ -134,14 +170,15 @@ def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
         return refuse([str(error)])
 
     console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {workspace}")
-    console.print(plan_table(plan))
+    capacity = capacity_of(recipe, options.plan)
+    console.print(plan_table(plan, capacity))
     if options.plan:
-        for problem in plan.problems:
-            console.print(f"[yellow]before it can run:[/] {problem}")
+        for problem in (*plan.problems, *misfits(plan, capacity)):
+            console.print(Text.assemble(("before it can run: ", "yellow"), problem), soft_wrap=True)
         return 0
 
     cluster = ClusterConfig(recipe.cluster.address, recipe.cluster.dashboard_port)
-    settings = RunSettings(workspace, recipe.name, cluster, options.tracking_uri, canonical(recipe))
+    settings = RunSettings(workspace, recipe.name, cluster, options.tracking_uri, canonical(recipe), capacity)
     try:
         outcome = run_plan(plan, store, settings, console)
     except (Refused, ConnectionError) as error:

@@ -10,10 +10,14 @@ from typing import Literal
 from components.corpus.config import CorpusConfig, PairsConfig
 from components.decoding.config import DecodingConfig
 from components.evaluation.config import EvaluationConfig
+from components.flow.cost import Device
 from components.model.config import ModelConfig
 from components.shards.config import MAX_LOOKAHEAD, DataExecution, ShardsConfig
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import FinetuneConfig, TrainingConfig, TrainingExecution
+
+H100 = Device("H100", 989e12, 67e12, 3.35e12, 0.4, 76_000_000_000)
+CPU = Device("CPU core with AVX-512", 220e9, 100e9, 15e9, 0.5)
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,31 @@ class ClusterSettings:
     """None starts a Ray of its own on this machine; `auto` or `host:port` joins a running one."""
     dashboard_port: int = 8265
     """First port to try for the dashboard of a Ray of its own."""
+    nodes: int | None = None
+    """Nodes of the cluster that a plan reckons with; null: this machine alone. Checked once connected."""
+    node_cpus: int | None = None
+    """CPU cores of each node; null: as many as here."""
+    node_gpus: int | None = None
+    """GPUs of each node; null: as many as here."""
+    node_memory_bytes: int | None = None
+    """Main memory of each node; null: as much as here."""
+    gpu: Device = H100
+    """The kind of GPU and its rates."""
+    cpu: Device = CPU
+    """The kind of processor and its rates, by core."""
     training: TrainingExecution = field(default_factory=TrainingExecution)
     data: DataExecution = field(default_factory=DataExecution)
 
     def __post_init__(self) -> None:
+        faults = []
         if not 1 <= self.dashboard_port <= 65535:
-            raise ValueError(f"dashboard_port is {self.dashboard_port}; it must be a port, 1 to 65535")
+            faults.append(f"dashboard_port is {self.dashboard_port}; it must be a port, 1 to 65535")
+        for name, least in (("nodes", 1), ("node_cpus", 1), ("node_gpus", 0), ("node_memory_bytes", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                faults.append(f"{name} is {value}; it must be at least {least}, or null")
+        if faults:
+            raise ValueError("\n".join(faults))
 
 
 @dataclass(frozen=True)
@@ -125,8 +148,9 @@ class Options:
     """Stages or nodes to run; what they need must be there already."""
     until: str | None = None
     """Stage or node to run up to."""
-    reuse: Literal["config", "none"] = "config"
-    """`config`: reuse what the same config made from the same inputs; `none`: make everything anew."""
+    reuse: Literal["source", "config", "none"] = "source"
+    """`source`: reuse what the same config and the same code made from the same inputs; `config`: even if the code
+    changed since; `none`: make everything anew. A training that is half done goes on in the first two."""
     tracking_uri: str | None = None
     """MLflow server, such as http://127.0.0.1:5055; None: SQLite in the workspace."""
 

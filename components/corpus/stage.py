@@ -3,11 +3,40 @@
 from components.artifacts import Corpus, Pairs
 from components.corpus.config import CorpusConfig, PairsConfig
 from components.corpus.sources import source_identity, source_problems
+from components.flow.cost import Cost, Outlook
 from components.flow.node import Resources, stage
 from components.flow.stage_run import StageRun
 
+READ_BYTES_PER_SECOND = 8e6
+"""Of one core: reading, filtering, hashing and writing source code."""
+COMPRESSION = 0.3
+"""Bytes on disk per byte of text."""
 
-@stage(version=1, resources=Resources(drives_ray=True), external=source_identity, problems=source_problems)
+
+def _collect_cost(at: Outlook) -> Cost:
+    """From the size of the source, where it is known before reading."""
+    config: CorpusConfig = at.config
+    there = (at.external or {}).get("bytes")
+    text_bytes = min((size for size in (there, config.max_bytes) if size), default=None)
+    if text_bytes is None:
+        return Cost()
+    shares = {"validation": config.validation_share, "test": config.test_share}
+    shares["train"] = 1 - sum(shares.values())
+    return Cost(
+        core_seconds=(there or text_bytes) / READ_BYTES_PER_SECOND,
+        disk_bytes=COMPRESSION * text_bytes,
+        scratch_bytes=text_bytes,
+        expects={"text_bytes": {split: share * text_bytes for split, share in shares.items()}},
+    )
+
+
+@stage(
+    version=1,
+    resources=Resources(drives_ray=True),
+    external=source_identity,
+    problems=lambda config, _: source_problems(config),
+    cost=_collect_cost,
+)
 def collect(config: CorpusConfig, run: StageRun) -> Corpus:
     """Read, filter, deduplicate and split the documents of a source."""
     from components.corpus.blocks import on_ray_data

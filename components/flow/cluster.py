@@ -28,6 +28,16 @@ class ClusterConfig:
     """Where to look for a free port for the dashboard of a Ray of its own."""
 
 
+def main_memory_bytes() -> int | None:
+    """Memory that this process can have: the machine's, and no more than its container's limit."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # another kernel, or no limit: "max"
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A Ray that answers."""

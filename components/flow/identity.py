@@ -97,7 +97,7 @@ def identity_of(node: Node[Any]) -> Identity:
     )
 
 
-def arranged(node: Node[Any], by_name: Mapping[str, str]) -> list[Any]:
+def arranged(node: Node[Any], by_name: Mapping[str, Any]) -> list[Any]:
     """`by_name[input]` for every input of `node`, groups kept as lists."""
     return [
         [by_name[n.name] for n in item.nodes] if isinstance(item, Several) else by_name[item.name]

@@ -21,11 +21,14 @@ from rich.console import Console
 from components.flow import cluster as ray_cluster
 from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
+from components.flow.cost import Capacity
 from components.flow.execute import execute
+from components.flow.fit import misfits
 from components.flow.folder import link, log_to, run_directory
-from components.flow.identity import arranged, machine
+from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
 from components.flow.plan import NodePlan, Plan
+from components.flow.source import changed_files
 from components.flow.stage_run import StageRecord, StageRun, write_json
 from components.flow.store import Manifest, Store, provenance
 from components.flow.table import Row, RunTable
@@ -49,6 +52,8 @@ class RunSettings:
     tracking_uri: str | None = None
     config: Any = None
     """The whole recipe as JSON values, for the record."""
+    capacity: Capacity | None = None
+    """What the plan was reckoned on; None: whether memory suffices is not looked at."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,11 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
     here = ray_cluster.this_machine() if settings.cluster.address is None else None
-    problems = [*plan.problems, *(shortages(plan.to_run(), here) if here else ())]
+    problems = [
+        *plan.problems,
+        *(shortages(plan.to_run(), here) if here else ()),
+        *(misfits(plan, settings.capacity) if settings.capacity else ()),
+    ]
     if problems:
         raise Refused("\n".join(problems))
     try:
@@ -120,7 +129,8 @@ class _Invocation:
         self.waiting = {p.node.name: p for p in plan.to_run()}
         self.running: dict[Any, _Running] = {}
         self.provenance = provenance()
-        self.machine = machine()
+        self.tasks: dict[bool, Any] = {}
+        """The Ray task that runs a stage, by whether it needs a process of its own."""
         self.tracker: Tracker | None = None
         self.cluster: Cluster | None = None
         states = {"reused": "reused", "not needed": "not needed"}
@@ -218,7 +228,8 @@ class _Invocation:
         digests = {i.name: str(self.manifests[i.name].artifact["digest"]) for i in node.flat_inputs()}
         key = plan.identity.key(arranged(node, digests))
         committed = self.store.find(node.stage.name, key)
-        if committed is not None and not plan.anew:
+        current = self.plan.reuse != "source" or (committed and not changed_files(committed.source, plan.source))
+        if committed is not None and current and not plan.anew:
             # an input ran again and came out the same: the wave of reruns ends here
             self.store.point(plan.recipe_key, committed)
             self.manifests[node.name] = committed
@@ -226,15 +237,21 @@ class _Invocation:
             self.table.set(node.name, "reused", "its inputs came out the same")
             return
         assert self.cluster is not None
+        if not self.tasks:
+            shared = ray.remote(max_retries=0)(execute)
+            self.tasks = {False: shared, True: ray.remote(max_calls=1, max_retries=0)(execute)}
         cpus = cpus_of(node, self.cluster)
         keep_work = node.stage.resumable and not plan.anew
         attempt = self.store.new_attempt(node.stage.name, key, keep_work)
+        if node.stage.resumable:
+            self.store.begin(node.stage.name, key, plan.source, self.provenance["git_commit"])
         stage_run = StageRun(
             node.name,
             attempt,
             self.store.place(node.stage.name, key) / "work",
             node.execution,
             max(1, int(cpus)),
+            0 if node.resources.drives_ray else node.resources.gpus,
             self.started,
             self._lineage(node),
         )
@@ -248,8 +265,7 @@ class _Invocation:
             except Exception as error:
                 self.log.warning("MLflow did not take the start of %s: %s", node.name, error)
         held = node.resources
-        # max_calls: a process of its own, so that threads and memory of one stage do not reach the next
-        task = ray.remote(max_calls=1, max_retries=0)(execute).options(
+        task = self.tasks[node.stage.own_process].options(
             name=node.name,
             num_cpus=0 if held.drives_ray else cpus,
             num_gpus=0 if held.drives_ray else held.gpus,
@@ -296,7 +312,7 @@ class _Invocation:
 
         node = running.plan.node
         try:
-            artifact, warnings = ray.get(reference)
+            artifact, warnings, machine = ray.get(reference)
         except Exception as error:
             self._failed(running, error)
             return
@@ -317,12 +333,14 @@ class _Invocation:
             artifact=artifact,
             started=running.started,
             seconds=time.time() - running.started,
-            machine=self.machine,
+            machine=machine,
             versions=self.provenance["versions"],
             git_commit=self.provenance["git_commit"],
             command=self.provenance["command"],
             warnings=warnings,
             tracking_run=running.tracking_run,
+            source=running.plan.source,
+            history=self.store.history(node.stage.name, running.key) or None,
         )
         if self.tracker:  # before the commit, which clears the metrics file away
             self.tracker.finish_stage(node.name, "FINISHED", artifact, running.attempt / "metrics.jsonl")

@@ -8,11 +8,11 @@ from toy_pipeline import Number, graph, plan
 
 from components.flow.node import Graph, several
 from components.flow.plan import make_plan, select
-from components.flow.store import Manifest, Store, encode_artifact
+from components.flow.store import Manifest, NewerStore, Store, encode_artifact
 
 
-def commit(workspace: Path, value: int = 3, **parameters: object) -> None:
-    """Put a result for every node into the store, as a run would."""
+def commit(workspace: Path, value: int = 3, source: object = None, **parameters: object) -> None:
+    """Put a result for every node into the store, as a run would; `source` in place of today's."""
     store = Store(workspace)
     digests: dict[str, str] = {}
     for node_plan in plan(workspace, value=value, **parameters).nodes:
@@ -30,7 +30,7 @@ def commit(workspace: Path, value: int = 3, **parameters: object) -> None:
         store.commit(
             Manifest(
                 node.stage.name, node.name, node.title, key, node_plan.recipe_key, attempt.name,
-                identity, names, artifact, 0.0, 1.0, {}, {}, None, [], [],
+                identity, names, artifact, 0.0, 1.0, {}, {}, None, [], [], None, source or node_plan.source,
             )
         )  # fmt: skip
 
@@ -137,3 +137,48 @@ def test_planning_imports_no_heavy_library(tmp_path: Path) -> None:
         [sys.executable, "-c", program, here, str(tmp_path)], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+OTHER_SOURCE = {"elsewhere.py": "0"}
+
+
+def test_results_of_other_source_run_again_and_what_depends_on_them_waits_to_see(tmp_path: Path) -> None:
+    commit(tmp_path)
+    edited = {p.node.name: p for p in plan(tmp_path).nodes}["scale"]
+    path = tmp_path / "store" / "scale" / edited.manifest.key / "manifest.json"  # type: ignore[union-attr]
+    path.write_text(path.read_text().replace(edited.source["toy_pipeline.py"], "0" * 12))
+    rows = {p.node.name: p for p in plan(tmp_path).nodes}
+    assert {n: p.status for n, p in rows.items()} == {
+        "source": "reused", "scale": "run", "count": "reused", "total": "run",
+    }  # fmt: skip
+    assert rows["scale"].reason == "source changed: toy_pipeline.py"
+    assert rows["total"].reason == "depends on scale"
+
+
+def test_reuse_config_takes_results_of_other_source_and_says_so(tmp_path: Path) -> None:
+    commit(tmp_path, source=OTHER_SOURCE)
+    assert set(statuses(tmp_path).values()) == {"run"}
+    rows = make_plan(graph(), Store(tmp_path), reuse="config").nodes
+    assert {p.status for p in rows} == {"reused"}
+    assert all("source changed since: elsewhere.py" in p.reason for p in rows)
+
+
+def test_partial_work_goes_on_under_other_source_and_says_so(tmp_path: Path) -> None:
+    commit(tmp_path)
+    rows = {p.node.name: p for p in plan(tmp_path, steps=9).nodes}
+    key = rows["count"].identity.key([rows["source"].manifest.artifact["digest"]])  # type: ignore[union-attr]
+    store = Store(tmp_path)
+    store.new_attempt("count", key, keep_work=True)
+    store.begin("count", key, OTHER_SOURCE, "abc")
+    (store.place("count", key) / "work" / "committed.json").write_text('{"done": 4, "total": 9}')
+    row = next(p for p in plan(tmp_path, steps=9).nodes if p.node.name == "count")
+    assert row.status == "continue"
+    assert row.reason.startswith("from 4 of 9, begun under other source: elsewhere.py")
+
+
+def test_a_store_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
+    commit(tmp_path)
+    assert (tmp_path / "store" / "format").read_text() == "1\n"
+    (tmp_path / "store" / "format").write_text("2\n")
+    with pytest.raises(NewerStore, match="format 2, made by a newer version"):
+        Store(tmp_path)
