@@ -85,6 +85,11 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
     return _absolute_paths(built[0]), built[1]
 
 
+def recorded_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run wrote down. Raises Faults where this version no longer knows a key of it."""
+    return build(_without(values, DERIVED))[0]
+
+
 def _names(line: str, path: str) -> bool:
     """Whether a sentence speaks of the key at this dotted path."""
     return re.search(rf"(?<![\w.]){re.escape(path)}(?![\w]|\.\w)", line) is not None

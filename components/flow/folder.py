@@ -5,6 +5,9 @@ import os
 import time
 from pathlib import Path
 
+RUN_FILE = "run.json"
+"""In a run's folder: what it ran, and the stages that it used or began."""
+
 
 def run_directory(workspace: Path, recipe: str) -> Path:
     """A new `<workspace>/<recipe>-<time>/`, with `<workspace>/latest` leading to it."""

@@ -24,7 +24,7 @@ from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.cost import Capacity
 from components.flow.execute import execute
 from components.flow.fit import misfits
-from components.flow.folder import link, log_to, run_directory
+from components.flow.folder import RUN_FILE, link, log_to, run_directory
 from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
 from components.flow.plan import NodePlan, Plan
@@ -85,12 +85,12 @@ def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) 
         (settings.workspace / "driver.lock").touch()
     except OSError as error:
         raise Refused(f"workspace={settings.workspace} cannot be written: {error.strerror}; give another") from None
-    with _workspace_lock(settings.workspace):
+    with workspace_lock(settings.workspace):
         return _Invocation(plan, store, settings, console).run()
 
 
 @contextlib.contextmanager
-def _workspace_lock(workspace: Path) -> Iterator[None]:
+def workspace_lock(workspace: Path) -> Iterator[None]:
     """One driver a workspace: the lock falls with the process, however it ends."""
     with (workspace / "driver.lock").open("a+", encoding="utf-8") as file:
         try:
@@ -128,6 +128,7 @@ class _Invocation:
         self.failed: dict[str, str] = {}
         self.waiting = {p.node.name: p for p in plan.to_run()}
         self.running: dict[Any, _Running] = {}
+        self.begun: dict[str, Any] = {}
         self.provenance = provenance()
         self.tasks: dict[bool, Any] = {}
         """The Ray task that runs a stage, by whether it needs a process of its own."""
@@ -141,6 +142,7 @@ class _Invocation:
     def run(self) -> Outcome:
         for name in self.manifests:
             self._link(name)
+        self._record("RUNNING")
         status = "FAILED"
         try:
             if self.waiting:
@@ -277,6 +279,8 @@ class _Invocation:
         function = node.stage.function
         reference = task.remote(function.__module__, function.__name__, node.config, inputs, stage_run)
         self.running[reference] = _Running(plan, key, attempt, time.time(), tracking_run)
+        self.begun[node.name] = {"key": key, "stage": node.stage.name, "made": False}
+        self._record("RUNNING")
         self.table.set(node.name, "running")
         self.log.info("%s runs in %s", node.name, attempt)
 
@@ -374,10 +378,20 @@ class _Invocation:
     def _link(self, name: str) -> None:
         link(self.directory, name, self.store.directory(self.manifests[name]))
 
+    def _record(self, status: str) -> None:
+        """Write down what the run is and which stages it used or began, so that a kill loses no trace of them."""
+        stages = {n: {"key": m.key, "stage": m.stage, "made": True} for n, m in self.manifests.items()}
+        record = {
+            "name": self.settings.recipe,
+            "recipe": self.settings.config,
+            "status": status,
+            "stages": self.begun | stages,
+            **self.provenance,
+        }
+        write_json(self.directory / RUN_FILE, record)
+
     def _finish(self, status: str) -> None:
-        names = {n: {"key": m.key, "stage": m.stage} for n, m in self.manifests.items()}
-        record = {"recipe": self.settings.config, "status": status, "stages": names, **self.provenance}
-        write_json(self.directory / "run.json", record)
+        self._record(status)
         if not self.tracker:
             return
         for plan in self.plan.nodes:
