@@ -1,5 +1,7 @@
 """The door: `tokenize` turns a corpus into shards that training maps into memory."""
 
+import math
+
 from components.artifacts import Corpus, Shards, Tokenizer
 from components.flow.cost import Cost, Outlook
 from components.flow.node import Resources, stage
@@ -8,6 +10,12 @@ from components.shards.config import DataExecution, ShardsConfig
 
 CPU_SHARE = 0.75
 """Part of the granted cores that the tokenizing actors hold; if they held all, Ray Data could wait for ever."""
+
+
+def actors_and_cpus(cores: float, actors: int | None = None) -> tuple[int, float]:
+    """How many tokenizing actors `cores` bear, unless told, and how much of a core each holds."""
+    actors = actors or math.ceil(CPU_SHARE * cores)
+    return actors, min(1.0, math.floor(100 * CPU_SHARE * cores / actors) / 100)
 
 
 TOKENIZE_BYTES_PER_SECOND = 4e6
@@ -34,14 +42,11 @@ def _tokenize_cost(at: Outlook) -> Cost:
 @stage(version=1, resources=Resources(drives_ray=True), cost=_tokenize_cost)
 def tokenize(config: ShardsConfig, corpus: Corpus, tokenizer: Tokenizer, run: StageRun) -> Shards:
     """Tokenize every split with a pool of actors and lay the tokens out in document order."""
-    import math
-
     from components.corpus.blocks import on_actors, on_ray_data
     from components.shards.pack import Tokenizing, pack
 
     execution = run.execution if isinstance(run.execution, DataExecution) else DataExecution()
-    actors = execution.actors or math.ceil(CPU_SHARE * run.cpus)
-    cpus = min(1.0, math.floor(100 * CPU_SHARE * run.cpus / actors) / 100)
+    actors, cpus = actors_and_cpus(run.cpus, execution.actors)
     result = pack(
         corpus.path,
         tokenizer.path,

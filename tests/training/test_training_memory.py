@@ -4,33 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
+from components.training.measured_memory import peak_of_second_step
 from components.training.memory import training_memory
-
-
-class Tracker(MemTracker):
-    """Without statistics by module, which MemTracker cannot keep for modules that are called several times."""
-
-    def _pre_fw_hook(self, *_: Any) -> None: ...
-    def _post_fw_hook(self, *_: Any) -> None: ...
-    def _pre_bw_hook(self, *_: Any) -> None: ...
-    def _post_bw_hook(self, *_: Any) -> None: ...
-
-
-def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> int:
-    state, batch = state_and_batch(model_config, config, execution)
-    train_step(state, batch, config, execution.micro_batch_sequences)
-    tracker = Tracker()
-    tracker.track_external(state.model, state.optimizer, state.gradients.flat)
-    with tracker:
-        train_step(state, batch, config, execution.micro_batch_sequences)
-    return sum(by_kind["Total"] for by_kind in tracker.get_tracker_snapshot("peak").values())
 
 
 def state_and_batch(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> tuple[Any, Any]:
