@@ -19,7 +19,7 @@ class JobResult:
     values: Mapping[str, str]
     """What was swept, as field to this job's value."""
     seed: int
-    status: Literal["done", "failed", "stopped", "waiting"]
+    status: Literal["done", "failed", "stopped", "running", "waiting"]
     cause: str = ""
     """Of a failure."""
     seconds: float | None = None

@@ -30,7 +30,7 @@ from components.report.sweep_sections import (
     range_words,
 )
 
-STATUS = {"done": "done", "failed": "failed", "stopped": "stopped", "waiting": "not run"}
+STATUS = {"done": "done", "failed": "failed", "stopped": "stopped", "running": "running", "waiting": "not run"}
 
 
 def sweep_page(sweep: Sweep) -> str:
@@ -66,9 +66,9 @@ def _lead(sweep: Sweep, found: Sequence[Group]) -> Iterator[str]:
     """What was swept, what did not come off, and for one group the findings as sentences."""
     swept = "; ".join(f"{name} = {', '.join(values)}" for name, values in sweep.swept.items())
     yield f"{len(sweep.jobs)} job{'s' * (len(sweep.jobs) > 1)}{': ' * bool(swept)}{swept}."
-    for status, words in (("failed", "failed"), ("stopped", "stopped"), ("waiting", "not run")):
+    for status in ("failed", "stopped", "running", "waiting"):
         if some := sum(job.status == status for job in sweep.jobs):
-            yield tag("b", f"{some} {words}.")
+            yield tag("b", f"{some} {STATUS[status]}.")
     if len(found) > 1:
         return
     group = found[0]

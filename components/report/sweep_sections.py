@@ -31,6 +31,8 @@ class Figure:
     """How a headline figure is written."""
 
     title: str
+    short: str
+    """Its title where there is little room."""
     digits: int
     share: bool = False
     factor: bool = False
@@ -52,16 +54,17 @@ class Figure:
 
 
 FIGURES = {
-    "bits_per_byte": Figure("Bits per byte", 4),
-    "line_exact_match": Figure("Lines completed exactly", 1, share=True),
-    "speedup": Figure("Decoding speed-up", 3, factor=True),
-    "tokens_per_forward": Figure("Tokens per forward", 3),
+    "bits_per_byte": Figure("Bits per byte", "bits/byte", 4),
+    "line_exact_match": Figure("Lines completed exactly", "lines", 1, share=True),
+    "speedup": Figure("Decoding speed-up", "speed-up", 3, factor=True),
+    "tokens_per_forward": Figure("Tokens per forward", "tokens/forward", 3),
 }
 
 
 def figure_of(name: str) -> Figure:
     """How to write a headline figure, also one that has no words of its own."""
-    return FIGURES.get(name, Figure(name.replace("_", " ").capitalize(), 4))
+    words = name.replace("_", " ")
+    return FIGURES.get(name, Figure(words.capitalize(), words, 4))
 
 
 def in_order(keys: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -96,7 +99,8 @@ def interval_words(figure: Figure, made: Estimate) -> str:
 
 def over_the_field(sweep: Sweep, found: Sequence[Group]) -> Markup | None:
     """Every figure over the one numeric field that was swept, else a row per combination."""
-    if len(found) < 2 or not any(group.comparisons for group in found):
+    found = [group for group in found if group.comparisons]
+    if len(found) < 2:
         return None
     field = sweep.numeric_field
     if field is None:
