@@ -39,6 +39,7 @@ def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> 
     from omegaconf import DictConfig, OmegaConf
 
     arguments = [with_home(argument) for argument in sys.argv[1:]]
+    arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra reads it first or last alone
     faults, sys.argv[1:] = faults_of_overrides(arguments)
     jobs: list[Job] = []
     combinations: list[tuple[str, ...]] = []

@@ -122,7 +122,7 @@ def _run_all(
 ) -> int:
     """Run job after job; the page says after each how far the sweep is. `found` holds what came of them."""
     made: set[str] = set()
-    outcome: Outcome | None = None
+    outcomes: list[Outcome] = []
     for place, job in enumerate(jobs):
         waiting = found[place]
         console.print(f"\n[bold]Job {place + 1} of {len(jobs)}: {escape(waiting.name)}[/]")
@@ -146,14 +146,17 @@ def _run_all(
             console.print("\nStopped. Nothing is left running; the same command goes on from the last checkpoint.")
             console.print(f"Sweep      {directory / 'index.html'}, as far as it came", soft_wrap=True)
             raise
+        outcomes.append(outcome)
         made |= {p.recipe_key for p in plan.nodes if p.node.name in outcome.manifests}
         found[place] = _result(waiting, outcome, directory)
         say_results(console, outcome)
     sweep = _write(directory, jobs, found)
     _say_sweep(console, sweep, directory)
-    if outcome is not None:
-        say_mlflow(console, outcome, jobs[0].options.tracking_uri)
-        console.print(f"           the runs of this sweep: tags.sweep = '{directory.name}'", soft_wrap=True)
+    if outcomes:
+        tracked = next((done for done in reversed(outcomes) if done.tracking_page), None)
+        say_mlflow(console, tracked or outcomes[-1], jobs[0].options.tracking_uri)
+        if tracked:
+            console.print(f"           the runs of this sweep: tags.sweep = '{directory.name}'", soft_wrap=True)
     return 1 if any(job.status == "failed" for job in found) else 0
 
 
@@ -207,7 +210,7 @@ def _say_sweep(console: Console, sweep: Sweep, directory: Path) -> None:
             if row.difference and row.difference.interval:
                 figure = figure_of(row.figure)
                 zero = "inside" if row.difference.zero_inside else "outside"
-                models = f"{figure.short}, n = {row.n} minus n = {group.baseline}"
+                models = f"{figure.short}, n = {row.n} against {group.baseline}"
                 name = f"{escape(group.name)}: {models}" if group.name else models
                 words = interval_words(figure, row.difference)
                 changes.add_row(name, figure.change(row.difference.mean), words, zero)

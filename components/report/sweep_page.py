@@ -142,7 +142,7 @@ def _again(sweep: Sweep) -> Markup:
         tag("pre", shlex.join(sweep.command), class_="command"),
         facts_list(
             {
-                "MLflow": f"the jobs' runs carry the tag sweep = {sweep.name}",
+                "MLflow": f"the runs of jobs that ran anything carry the tag sweep = {sweep.name}",
                 "Numbers": "results.json beside this page, in full precision",
             }
         ),
