@@ -7,9 +7,8 @@ import dataclasses
 import difflib
 import math
 import re
-import sys
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -233,13 +232,16 @@ def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     return faults, good
 
 
-def _with_home(argument: str) -> str:
-    """`corpus.path=~/src` with the home folder in place of `~`, which shells leave there and Hydra cannot read."""
+def with_home(argument: str) -> str:
+    """`corpus.path=~/src,~/lib` with the home folder in place of `~`, which shells leave and Hydra cannot read."""
     key, equals, value = argument.partition("=")
-    return f"{key}={Path(value).expanduser()}" if equals and value.startswith("~") else argument
+    if not equals or "~" not in value:
+        return argument
+    return f"{key}={','.join(str(Path(v).expanduser()) if v.startswith('~') else v for v in value.split(','))}"
 
 
-def _register() -> None:
+def register(sweep_folder: str = ".") -> None:
+    """Tell Hydra the defaults, and where a sweep may write its own record of itself."""
     from hydra.core.config_store import ConfigStore
 
     listing = "\n".join(f"  conf={name:<12} {text}" for name, text in recipes().items())
@@ -270,7 +272,7 @@ def _register() -> None:
                 "output_subdir": None,
                 "run": {"dir": "."},
                 "job": {"chdir": False},
-                "sweep": {"dir": "${workspace}", "subdir": "."},
+                "sweep": {"dir": sweep_folder, "subdir": "."},
                 "help": {
                     "app_name": "headstart",
                     "header": header,
@@ -289,8 +291,8 @@ def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    faults, good = faults_of_overrides([_with_home(override) for override in overrides])
-    _register()
+    faults, good = faults_of_overrides([with_home(override) for override in overrides])
+    register()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
             values = OmegaConf.to_container(hydra_compose("full", overrides=list(good)), resolve=True)
@@ -303,45 +305,3 @@ def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
     if faults:
         raise Faults(faults)
     return built
-
-
-def launch(main: Callable[[Recipe, Options, list[str]], int]) -> int:
-    """The command line: parse sys.argv with Hydra and call `main(recipe, options, overrides)` per job."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
-
-    sys.argv[1:] = [_with_home(argument) for argument in sys.argv[1:]]
-    faults, good = faults_of_overrides(sys.argv[1:])
-    if faults:
-        try:  # what else is wrong, so that all of it is said at once
-            compose([a for a in good if not a.startswith("-")])
-        except Faults as more:
-            faults += more.faults
-        return refuse(faults)
-    _register()
-    status = 0
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="full")
-    def job(values: DictConfig) -> None:
-        nonlocal status
-        plain = OmegaConf.to_container(values, resolve=True)
-        assert isinstance(plain, dict)
-        try:
-            recipe, options = build({str(k): v for k, v in plain.items()})
-        except Faults as error:
-            status = refuse(error.faults)
-            return
-        status = max(status, main(recipe, options, list(HydraConfig.get().overrides.task)))
-
-    job()
-    return status
-
-
-def refuse(faults: Sequence[str]) -> int:
-    """Print faults for a person; exit code 2."""
-    print("This cannot run as asked:", file=sys.stderr)
-    for fault in faults:
-        print("  " + fault.replace("\n", "\n  "), file=sys.stderr)
-    print("Recipes and fields: conf/README.md, or --help", file=sys.stderr)
-    return 2

@@ -4,14 +4,11 @@ Reads top to bottom: the graph first, then what a person sees of its plan and it
 """
 
 import dataclasses
-import shlex
 import sys
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.text import Text
 
 from components.artifacts import Checkpoint, DecodingBenchmark, Evaluation
 from components.corpus.stage import collect, draw_pairs
@@ -22,7 +19,7 @@ from components.flow.cost import Capacity
 from components.flow.fit import misfits
 from components.flow.identity import canonical
 from components.flow.node import Graph, Node, Resources, several
-from components.flow.plan import make_plan, select
+from components.flow.plan import Plan, make_plan, select
 from components.flow.quantity import duration
 from components.flow.run import Outcome, Refused, RunSettings, run_plan
 from components.flow.store import Store
@@ -33,8 +30,10 @@ from components.shards.stage import tokenize
 from components.tokenizer.stage import train_tokenizer
 from components.training.config import PretrainConfig
 from components.training.stage import finetune, pretrain
-from pipelines.compose import launch, refuse
+from pipelines.ending import say_mlflow, say_problems, say_results
+from pipelines.launch import Job, launch, refuse
 from pipelines.recipe import Options, Recipe
+from pipelines.sweep import run_sweep
 
 
 def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
@@ -123,7 +122,7 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
     return Graph.of(report)
 
 
-def _telling(overrides: list[str]) -> tuple[str, ...]:
+def _telling(overrides: Sequence[str]) -> tuple[str, ...]:
     """Overrides that change a result, sorted: not those that say where or how to run."""
     options = {f.name for f in dataclasses.fields(Options)} | {"cluster"}
     return tuple(sorted(o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] not in options))
@@ -158,66 +157,59 @@ def capacity_of(recipe: Recipe, plan: bool) -> Capacity:
     return Capacity(*declared, cluster.gpu, cluster.cpu, here=False)
 
 
-def run(recipe: Recipe, options: Options, overrides: list[str]) -> int:
+def plan_job(job: Job, made: Collection[str] = ()) -> tuple[Plan, Capacity]:
+    """What a job would run, why, and what it is reckoned on. ValueError for stages that do not exist. `made`: see
+    make_plan."""
+    options = job.options
+    graph = select(full(job.recipe, _telling(job.overrides)), options.only, options.until)
+    plan = make_plan(graph, Store(job.workspace), options.reuse, options.only, made)
+    return plan, capacity_of(job.recipe, options.plan)
+
+
+def run_job(job: Job, plan: Plan, capacity: Capacity, console: Console, tags: Mapping[str, str]) -> Outcome:
+    """Run what a job's plan says must run."""
+    recipe = job.recipe
+    cluster = ClusterConfig(recipe.cluster.address, recipe.cluster.dashboard_port)
+    config = canonical(recipe)
+    settings = RunSettings(
+        job.workspace, recipe.name, cluster, job.options.tracking_uri, config, capacity=capacity, tags=tags
+    )
+    return run_plan(plan, Store(job.workspace), settings, console)
+
+
+def run(job: Job) -> int:
     """Plan, show, run, and say where everything is. Returns the exit code."""
     console = Console(highlight=False)
-    workspace = Path(options.workspace).expanduser().absolute()
-    store = Store(workspace)
+    recipe, options = job.recipe, job.options
     try:
-        graph = select(full(recipe, _telling(overrides)), options.only, options.until)
-        plan = make_plan(graph, store, options.reuse, options.only)
+        plan, capacity = plan_job(job)
     except ValueError as error:
         return refuse([str(error)])
 
-    console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {workspace}")
-    capacity = capacity_of(recipe, options.plan)
+    console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {job.workspace}")
     console.print(plan_table(plan, capacity))
     if options.plan:
-        for problem in (*plan.problems, *misfits(plan, capacity)):
-            console.print(Text.assemble(("before it can run: ", "yellow"), problem), soft_wrap=True)
+        say_problems(console, [*plan.problems, *misfits(plan, capacity)])
         return 0
 
-    cluster = ClusterConfig(recipe.cluster.address, recipe.cluster.dashboard_port)
-    settings = RunSettings(workspace, recipe.name, cluster, options.tracking_uri, canonical(recipe), capacity)
     try:
-        outcome = run_plan(plan, store, settings, console)
+        outcome = run_job(job, plan, capacity, console, {})
     except (Refused, ConnectionError) as error:
         return refuse(str(error).splitlines())
     except KeyboardInterrupt:
         console.print("\nStopped. Nothing is left running; the same command goes on from the last checkpoint.")
         raise
-    _say_where(console, workspace, outcome, options)
-    return 1 if outcome.failed else 0
-
-
-def _say_where(console: Console, workspace: Path, outcome: Outcome, options: Options) -> None:
-    """The end of a run: report, MLflow, dashboard, and the numbers that matter."""
-    console.print()
-    report = outcome.manifests.get("report")
-    if report:
-        for name, value in report.artifact["headline"].items():
-            console.print(f"  {name:<24} {value:.4g}")
-        console.print(f"\nReport     {outcome.directory / 'report' / 'index.html'}", soft_wrap=True)
-    for name, cause in outcome.failed.items():
-        console.print(f"[red]failed[/]     {name}: {escape(cause.splitlines()[0])}", soft_wrap=True)
-    if outcome.failed:
-        console.print(f"Log        {outcome.directory / 'log.txt'}; the same command goes on from here", soft_wrap=True)
-    page = outcome.tracking_page or ""
-    if options.tracking_uri is None:
-        uri = shlex.quote(outcome.tracking_uri)
-        server = f"MLFLOW_DISABLE_TELEMETRY=true {shlex.quote(sys.executable)} -m mlflow server"
-        console.print(f"MLflow     {server} --backend-store-uri {uri} --port 5055 --workers 1", soft_wrap=True)
-        console.print(f"           then open http://127.0.0.1:5055{page}", soft_wrap=True)
-    else:
-        console.print(f"MLflow     {options.tracking_uri}{page}", soft_wrap=True)
+    say_results(console, outcome)
+    say_mlflow(console, outcome, options.tracking_uri)
     console.print("Ray        a head that outlives the run: infra/README.md")
     console.print(f"Took       {duration(outcome.seconds)}")
+    return 1 if outcome.failed else 0
 
 
 def main() -> Any:
     """The command line; returns the exit code."""
     try:
-        return launch(run)
+        return launch(run, lambda jobs: run_sweep(jobs, plan_job, run_job))
     except KeyboardInterrupt:
         return 130
 

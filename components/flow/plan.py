@@ -1,7 +1,7 @@
 """What would run, why, and what it would cost: decided from keys and manifests alone, without Ray, torch or MLflow."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -48,18 +48,21 @@ class Plan:
         return tuple(n for n in self.nodes if n.status in ("run", "continue"))
 
 
-def make_plan(graph: Graph, store: Store, reuse: Reuse = "source", only: Iterable[str] = ()) -> Plan:
+def make_plan(
+    graph: Graph, store: Store, reuse: Reuse = "source", only: Iterable[str] = (), made: Collection[str] = ()
+) -> Plan:
     """Plan a graph against a store.
 
     `only`: names of stages or nodes; nothing else may run, and ValueError says so when something else would
     have to; with `reuse` none it is these that are made anew. A node is reused when its content key is committed,
     or, when an input is not at hand, when its recipe key led to a committed result before; with `reuse` source
-    the code that made it must be today's, too.
+    the code that made it must be today's, too. `made`: recipe keys that an earlier job of the same invocation
+    answered, so that with `reuse` none a sweep makes anew, but once, what its jobs share.
     """
     chosen = set(only)
     decisions: dict[str, _Decision] = {}
     for node in graph.nodes:
-        decisions[node.name] = _decide(node, decisions, store, reuse, chosen)
+        decisions[node.name] = _decide(node, decisions, store, reuse, chosen, made)
     needed = _needed(graph, {name for name, d in decisions.items() if d.manifest is not None})
     known: dict[str, Any] = {}
     plans = []
@@ -147,14 +150,20 @@ class _Decision:
 
 
 def _decide(
-    node: Node[Any], decided: Mapping[str, _Decision], store: Store, reuse: Reuse, chosen: set[str]
+    node: Node[Any],
+    decided: Mapping[str, _Decision],
+    store: Store,
+    reuse: Reuse,
+    chosen: set[str],
+    made: Collection[str],
 ) -> _Decision:
     identity = identity_of(node)
     inputs = {i.name: decided[i.name] for i in node.flat_inputs()}
     recipe_key = identity.key(arranged(node, {name: d.recipe_key for name, d in inputs.items()}))
     digests = {name: str(d.manifest.artifact["digest"]) for name, d in inputs.items() if d.manifest is not None}
     source = source_of(node.stage.function)
-    anew = reuse == "none" and (not chosen or bool({node.name, node.stage.name} & chosen))
+    asked = reuse == "none" and (not chosen or bool({node.name, node.stage.name} & chosen))
+    anew = asked and recipe_key not in made
     content_key = None
     if len(digests) == len(inputs):
         content_key = identity.key(arranged(node, digests))

@@ -54,6 +54,8 @@ class RunSettings:
     """The whole recipe as JSON values, for the record."""
     capacity: Capacity | None = None
     """What the plan was reckoned on; None: whether memory suffices is not looked at."""
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Tags of its MLflow run, such as the sweep that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,7 @@ class _Invocation:
                 "mlflow.source.type": "LOCAL",
                 "mlflow.source.name": Path(self.provenance["command"][0]).name,
                 "mlflow.source.git.commit": commit,
+                **self.settings.tags,
             },
             self.settings.config,
             f"`{' '.join(self.provenance['command'])}`\n\nFiles: `{self.directory}`"

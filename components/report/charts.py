@@ -43,6 +43,8 @@ class Axes:
     """None: all points; lines are cut where they leave the range."""
     digits: int = 2
     """Decimals of values on hover."""
+    log_x: bool = False
+    """Whether equal factors of x are equally far apart; all x are above 0 then."""
 
 
 def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: float = 92) -> Markup:
@@ -54,11 +56,13 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     x_low, x_high = min(xs), max(xs)
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
+    along: Callable[[float], float] = math.log10 if axes.log_x else float
+    left, end = along(x_low), along(x_high)
     y_low, y_high = axes.y_range or _padded(min(ys), max(ys))
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
-            LEFT + (x - x_low) / (x_high - x_low) * (right - LEFT),
+            LEFT + (along(x) - left) / (end - left) * (right - LEFT),
             HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM),
         )
 
@@ -77,7 +81,7 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     parts.append(tag("text", axes.y_label, x=0.0, y=12.0))
 
     frame = f"clip-{name}"
-    clip = tag("rect", x=LEFT, y=TOP - 4, width=right - LEFT + 4, height=bottom - TOP + 5)
+    clip = tag("rect", x=LEFT - 4, y=TOP - 4, width=right - LEFT + 8, height=bottom - TOP + 5)
     parts.append(tag("defs", tag("clipPath", clip, id=frame)))
     drawn = [_draw(line, at, axes) for line in series]
     parts.append(tag("g", *drawn, clip_path=f"url(#{frame})"))

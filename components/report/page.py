@@ -27,16 +27,8 @@ def page(facts: Facts) -> str:
     """The whole page. ValueError without a pretrained model: there is nothing to report on."""
     if not facts.pretrained:
         raise ValueError("a report needs at least one pretrained model")
-    style = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title(facts)),
-        tag("style", style),
-    )
-    main = tag(
-        "main",
+    return document(
+        title(facts),
         _header(facts),
         training_sections.comparison(facts),
         decoding_sections.decoding(facts),
@@ -50,7 +42,19 @@ def page(facts: Facts) -> str:
         section("lineage", "How this page came about", lineage(facts.steps)) if facts.steps else None,
         provenance.again(facts),
     )
-    return f"<!doctype html>\n{tag('html', head, tag('body', main), lang='en')}\n"
+
+
+def document(name: str, *content: str | None) -> str:
+    """A page as one file, its style within."""
+    style = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", name),
+        tag("style", style),
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', tag('main', *content)), lang='en')}\n"
 
 
 def title(facts: Facts) -> str:

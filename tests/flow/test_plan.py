@@ -103,6 +103,15 @@ def test_reuse_none_of_chosen_stages_reuses_what_they_read(tmp_path: Path) -> No
     assert not rows["source"].anew
 
 
+def test_reuse_none_makes_anew_once_what_an_earlier_job_of_the_invocation_made(tmp_path: Path) -> None:
+    commit(tmp_path)
+    made = {p.recipe_key for p in make_plan(graph(), Store(tmp_path), reuse="none").nodes}
+    rows = make_plan(graph(factor=3), Store(tmp_path), reuse="none", made=made).nodes
+    assert {p.node.name: p.status for p in rows} == {
+        "source": "reused", "scale": "run", "count": "reused", "total": "run",
+    }  # fmt: skip
+
+
 def test_only_refuses_to_run_anything_else(tmp_path: Path) -> None:
     chosen = select(graph(), only=["scale"])
     assert [n.name for n in chosen.nodes] == ["source", "scale"]
