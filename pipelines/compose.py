@@ -204,13 +204,16 @@ def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     every = {*_paths(tree), "conf"}
     groups = {p.name for p in CONF.iterdir() if p.is_dir()}
     faults, good = [], []
+    given: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if not equals or key.startswith(("-", "hydra", "~")):
             good.append(argument)
             continue
         name = key.lstrip("+")
-        if name in DERIVED:
+        if given.setdefault(name, value) != value:
+            faults.append(f"{name} is given twice, as {given[name]} and as {value}: give it once")
+        elif name in DERIVED:
             faults.append(f"{name} cannot be given: {DERIVED[name]}")
         elif name not in every:
             faults.append(unknown_key(name))

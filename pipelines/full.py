@@ -16,7 +16,7 @@ from components.decoding.stage import benchmark_decoding
 from components.evaluation.stage import evaluate, evaluate_finetuned
 from components.flow.cluster import ClusterConfig, main_memory_bytes, this_machine
 from components.flow.cost import Capacity
-from components.flow.fit import misfits
+from components.flow.fit import blockers
 from components.flow.identity import canonical
 from components.flow.node import Graph, Node, Resources, several
 from components.flow.plan import Plan, make_plan, select
@@ -189,7 +189,7 @@ def run(job: Job) -> int:
     console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {job.workspace}")
     console.print(plan_table(plan, capacity))
     if options.plan:
-        say_problems(console, [*plan.problems, *misfits(plan, capacity)])
+        say_problems(console, blockers(plan, capacity, None))
         return 0
 
     try:

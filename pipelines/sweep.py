@@ -16,10 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.flow.admission import shortages
 from components.flow.cluster import this_machine
 from components.flow.cost import Capacity
-from components.flow.fit import misfits
+from components.flow.fit import blockers
 from components.flow.folder import run_directory
 from components.flow.plan import Plan
 from components.flow.quantity import duration
@@ -87,8 +86,8 @@ def _planned(
             continue
         plans.append((plan, capacity))
         if not job.options.plan:
-            short = shortages(plan.to_run(), this_machine()) if job.recipe.cluster.address is None else ()
-            for problem in (*plan.problems, *short, *misfits(plan, capacity)):
+            here = this_machine() if job.recipe.cluster.address is None else None
+            for problem in blockers(plan, capacity, here):
                 wrong.setdefault(problem, []).append(place)
     return plans, faults + located(wrong, names)
 
@@ -109,7 +108,7 @@ def _show_plans(
                 shared.setdefault(by, []).append(node.node.title)
         for by, titles in shared.items():
             console.print(f"[dim]made once, by {escape(by)}:[/] {', '.join(titles)}")
-        say_problems(console, [*plan.problems, *misfits(plan, capacity)])
+        say_problems(console, blockers(plan, capacity, None))
 
 
 def _run_all(

@@ -3,10 +3,18 @@
 from collections.abc import Iterable
 from typing import Any
 
+from components.flow.admission import shortages
+from components.flow.cluster import Cluster
 from components.flow.cost import Capacity, Cost, Outlook
 from components.flow.identity import arranged
 from components.flow.plan import NodePlan, Plan
 from components.flow.quantity import size
+
+
+def blockers(plan: Plan, capacity: Capacity, here: Cluster | None) -> list[str]:
+    """All that keeps a plan from being run: problems of its stages, and what is short. `here`: this machine, unless
+    a cluster is joined."""
+    return [*plan.problems, *(shortages(plan.to_run(), here) if here else ()), *misfits(plan, capacity)]
 
 
 def misfits(plan: Plan, capacity: Capacity) -> list[str]:

@@ -38,8 +38,20 @@ def latest_runs(workspace: Path) -> dict[str, str]:
     return {record.get("name") or name.rsplit("-", 2)[0]: name for name, record in runs(workspace).items()}
 
 
+def kept_runs(workspace: Path) -> set[str]:
+    """Folders of the runs whose results stay: the latest of every recipe, and all that the latest sweep compares."""
+    kept = set(latest_runs(workspace).values())
+    try:
+        sweep = json.loads((workspace / "latest-sweep" / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return kept
+    reports = (job.get("report") for job in sweep.get("jobs", ()))
+    return kept | {Path(report).parts[1] for report in reports if report and report.startswith("../")}
+
+
 def unreferenced(workspace: Path) -> list[Garbage]:
-    """Results that no recipe's latest run links to, attempts that never became one, and partial work of neither.
+    """Results that neither a recipe's latest run nor the latest sweep links to, attempts that never became one, and
+    partial work of neither.
 
     What the latest run of a recipe began and did not finish is kept: the same command goes on from it.
     """
@@ -47,7 +59,7 @@ def unreferenced(workspace: Path) -> list[Garbage]:
     records = runs(workspace)
     kept = {
         (stage["stage"], stage["key"])
-        for name in latest_runs(workspace).values()
+        for name in kept_runs(workspace) & {*records}
         for stage in records[name].get("stages", {}).values()
     }
     return list(_in_store(store, kept))

@@ -23,7 +23,7 @@ from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.cost import Capacity
 from components.flow.execute import execute
-from components.flow.fit import misfits
+from components.flow.fit import blockers
 from components.flow.folder import RUN_FILE, link, log_to, run_directory
 from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
@@ -53,7 +53,7 @@ class RunSettings:
     config: Any = None
     """The whole recipe as JSON values, for the record."""
     capacity: Capacity | None = None
-    """What the plan was reckoned on; None: whether memory suffices is not looked at."""
+    """What the plan was reckoned on; None: what is short shows when it runs."""
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Tags of its MLflow run, such as the sweep that it belongs to."""
 
@@ -75,12 +75,7 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
     here = ray_cluster.this_machine() if settings.cluster.address is None else None
-    problems = [
-        *plan.problems,
-        *(shortages(plan.to_run(), here) if here else ()),
-        *(misfits(plan, settings.capacity) if settings.capacity else ()),
-    ]
-    if problems:
+    if settings.capacity and (problems := blockers(plan, settings.capacity, here)):
         raise Refused("\n".join(problems))
     try:
         settings.workspace.mkdir(parents=True, exist_ok=True)

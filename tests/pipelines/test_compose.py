@@ -82,6 +82,26 @@ def test_a_fault_hides_none_that_shares_letters_with_its_key() -> None:
     assert named == {"seed", "name", "training.steps", "finetune.steps", "training.batch_tokens"}
 
 
+def test_two_values_for_one_key_are_a_contradiction() -> None:
+    assert faults("training.steps=3", "training.steps=4") == [
+        "training.steps is given twice, as 3 and as 4: give it once"
+    ]
+    compose(["training.steps=3", "training.steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("tokenizer=bytes", "tokenizer.vocabulary_size=5000"), "kind 'bytes' has 258"),
+        (("corpus=python", "corpus.path=/data"), "a path needs source"),
+        (("conf=bytes", "model.tied_embeddings=true"), "tied_embeddings needs one unembedding"),
+        (("training.context_length=128", "evaluation.context_length=256"), "more than the model is trained on"),
+    ],
+)
+def test_overrides_that_contradict_each_other_are_refused(overrides: tuple[str, ...], words: str) -> None:
+    assert words in "\n".join(faults(*overrides))
+
+
 def test_a_path_may_start_at_home() -> None:
     recipe, _ = compose(["corpus=files", "corpus.path=~/src"])
     assert recipe.corpus.path == str(Path.home() / "src")
