@@ -215,7 +215,7 @@ def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]
             faults.append(f"{name} is given twice, as {given[name]} and as {value}: give it once")
         elif name in DERIVED:
             faults.append(f"{name} cannot be given: {DERIVED[name]}")
-        elif name not in every:
+        elif name not in every and name not in groups:
             faults.append(unknown_key(name))
         elif name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
             near = difflib.get_close_matches(missing[0], recipes(), 3, 0.4)
@@ -265,6 +265,8 @@ def register(sweep_folder: str = ".") -> None:
         node={
             "defaults": [
                 "recipe_defaults",
+                {"cpu": "avx512"},
+                {"gpu": "h100"},
                 {"conf": DEFAULT_RECIPE},
                 "_self_",
                 {"override hydra/job_logging": "none"},

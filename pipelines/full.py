@@ -187,7 +187,7 @@ def run(job: Job) -> int:
         return refuse([str(error)])
 
     console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {job.workspace}")
-    console.print(plan_table(plan, capacity))
+    console.print(plan_table(plan, capacity, console.width))
     if options.plan:
         say_problems(console, blockers(plan, capacity, None))
         return 0

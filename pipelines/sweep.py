@@ -101,7 +101,7 @@ def _show_plans(
         console.print(
             f"\n[bold]{escape(name)}[/], {job.recipe.name}: n = {', '.join(map(str, job.recipe.future_tokens))}"
         )
-        console.print(plan_table(plan, capacity))
+        console.print(plan_table(plan, capacity, console.width))
         shared: dict[str, list[str]] = {}
         for node in plan.to_run():
             if (by := maker.setdefault(node.recipe_key, name)) != name:
@@ -130,7 +130,7 @@ def _run_all(
         started = time.time()
         try:
             plan, capacity = plan_job(job, made)
-            console.print(plan_table(plan, capacity))
+            console.print(plan_table(plan, capacity, console.width))
             outcome = run_job(job, plan, capacity, console, {"sweep": directory.name})
         except Exception as error:
             if not isinstance(error, Refused | ConnectionError | ValueError):  # those say all there is to say

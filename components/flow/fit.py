@@ -1,6 +1,8 @@
 """Whether what must run fits what there is, and the smallest change that would make it fit."""
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from components.flow.admission import shortages
@@ -15,6 +17,22 @@ def blockers(plan: Plan, capacity: Capacity, here: Cluster | None) -> list[str]:
     """All that keeps a plan from being run: problems of its stages, and what is short. `here`: this machine, unless
     a cluster is joined."""
     return [*plan.problems, *(shortages(plan.to_run(), here) if here else ()), *misfits(plan, capacity)]
+
+
+def disk_shortage(plan: Plan, workspace: Path) -> list[str]:
+    """Whether the disk of a workspace, which need not exist yet, has room for what will be written."""
+    costs = [row.cost for row in plan.to_run() if row.cost is not None]
+    if not costs:
+        return []
+    needed = sum(c.disk_bytes or 0 for c in costs) + max(c.scratch_bytes for c in costs)
+    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed <= free:
+        return []
+    return [
+        f"workspace={workspace} has {size(free)} of disk free; what is to run needs about {size(needed)}: make room "
+        "(pipelines/store.py gc shows what could go) or give another workspace"
+    ]
 
 
 def misfits(plan: Plan, capacity: Capacity) -> list[str]:
@@ -43,7 +61,9 @@ def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
         fitting = _first(plan, worst, capacity)
         return f"{short}: {join}" + (f", or {fitting[0]} would fit" if fitting else fewest)
     parts = ", ".join(f"{name} {size(part)}" for name, part in cost.memory.items())
-    one = f"a {capacity.gpu.name} has {size(room or 0)}" if cost.on_gpu else f"{place} has {size(room or 0)} for each"
+    one = (
+        f"each {capacity.gpu.name} has {size(room or 0)}" if cost.on_gpu else f"{place} has {size(room or 0)} for each"
+    )
     fitting = _first(plan, worst, capacity)
     mend = (
         f"the smallest change that fits is {fitting[0]} ({size(fitting[1].memory_bytes)})"

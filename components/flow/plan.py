@@ -131,7 +131,7 @@ class _Decision:
             return f"source changed: {_list(changed_files(self.set_aside.source, self.source))}"
         earlier = [m for m in store.manifests(node.stage.name) if m.name == node.name]
         if not earlier:
-            return "never run in this workspace"
+            return "first time"
         last = max(earlier, key=lambda m: m.started)
         now = {
             "version": self.identity.version,

@@ -23,7 +23,7 @@ from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.cost import Capacity
 from components.flow.execute import execute
-from components.flow.fit import blockers
+from components.flow.fit import blockers, disk_shortage
 from components.flow.folder import RUN_FILE, link, log_to, run_directory
 from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
@@ -75,7 +75,10 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
     here = ray_cluster.this_machine() if settings.cluster.address is None else None
-    if settings.capacity and (problems := blockers(plan, settings.capacity, here)):
+    problems = disk_shortage(plan, settings.workspace)
+    if settings.capacity:
+        problems += blockers(plan, settings.capacity, here)
+    if problems:
         raise Refused("\n".join(problems))
     try:
         settings.workspace.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import pytest
 from toy_pipeline import Number, number
 
 from components.flow.cost import Capacity, Cost, Device, Outlook, total
-from components.flow.fit import misfits
+from components.flow.fit import disk_shortage, misfits
 from components.flow.node import Graph, stage
 from components.flow.plan import make_plan
 from components.flow.quantity import device_time, scaled, size
@@ -89,7 +89,7 @@ def test_what_fits_is_not_spoken_of(tmp_path: Path) -> None:
 def test_too_little_memory_names_parts_room_and_the_smallest_change(tmp_path: Path) -> None:
     (sentence,) = said(tmp_path, 2, How())
     assert sentence == (
-        "work needs 160 B of memory for each worker (all 160 B); a G has 100 B: "
+        "work needs 160 B of memory for each worker (all 160 B); each G has 100 B: "
         "the smallest change that fits is halved=true (80 B)"
     )
     (hopeless,) = said(tmp_path, 2, How(), 1000)
@@ -109,6 +109,14 @@ def test_processes_share_the_memory_of_their_node() -> None:
     four = Cost(memory={"all": 300}, workers=4)
     assert not capacity(0).fits(four)
     assert Capacity(2, 8, 0, 1000, GPU, CPU, here=False).fits(four)
+
+
+def test_a_disk_too_small_is_said_with_both_figures(tmp_path: Path) -> None:
+    large = stage(version=1, name="large", cost=lambda at: Cost(disk_bytes=1e18))(work.function)  # type: ignore[attr-defined]
+    plan = make_plan(Graph.of(large.bind(Work())), Store(tmp_path))
+    (sentence,) = disk_shortage(plan, tmp_path / "not" / "there")
+    assert "needs about 1e+03 PB" in sentence
+    assert disk_shortage(make_plan(Graph.of(work.bind(Work(), execution=How())), Store(tmp_path)), tmp_path) == []
 
 
 def test_quantities_are_read_as_people_write_them() -> None:

@@ -41,7 +41,7 @@ def statuses(workspace: Path, **parameters: object) -> dict[str, str]:
 
 def test_an_empty_workspace_runs_everything(tmp_path: Path) -> None:
     assert set(statuses(tmp_path).values()) == {"run"}
-    assert plan(tmp_path).nodes[0].reason == "never run in this workspace"
+    assert plan(tmp_path).nodes[0].reason == "first time"
 
 
 def test_a_finished_recipe_is_reused_whole(tmp_path: Path) -> None:
