@@ -64,6 +64,8 @@ def parse(arguments: Sequence[str], kind: type) -> Any:
             faults.append(f"{key}: no such key; {hint}")
         else:
             values[key] = _value(value)
+            if typing.get_origin(typing.get_type_hints(kind)[key]) is tuple and not isinstance(values[key], list):
+                values[key] = [values[key]]  # a list of one needs no comma
     try:
         built: Any = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:

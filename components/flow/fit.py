@@ -61,16 +61,14 @@ def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
         fitting = _first(plan, worst, capacity)
         return f"{short}: {join}" + (f", or {fitting[0]} would fit" if fitting else fewest)
     parts = ", ".join(f"{name} {size(part)}" for name, part in cost.memory.items())
-    one = (
-        f"each {capacity.gpu.name} has {size(room or 0)}" if cost.on_gpu else f"{place} has {size(room or 0)} for each"
-    )
+    holder = f"each {capacity.gpu.name} has" if cost.on_gpu else f"{place} has for each"
     fitting = _first(plan, worst, capacity)
     mend = (
         f"the smallest change that fits is {fitting[0]} ({size(fitting[1].memory_bytes)})"
         if fitting
         else "no change of how it is run makes it fit: take a smaller model or larger devices"
     )
-    return f"{titles} {size(cost.memory_bytes)} of memory for each worker ({parts}); {one}: {mend}"
+    return f"{titles} {size(cost.memory_bytes)} of memory for each worker ({parts}); {holder} {size(room or 0)}: {mend}"
 
 
 def _variants(plan: Plan, row: NodePlan) -> Iterable[tuple[str, Cost]]:

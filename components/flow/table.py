@@ -126,8 +126,8 @@ def _devices(capacity: Capacity) -> list[RenderableType]:
     have.append(f"{capacity.gpus} {capacity.gpu.name}" if capacity.gpus else "no GPU")
     where = "This machine" if capacity.here else f"Cluster as declared: {capacity.nodes} nodes, each"
     rates = [
-        f"{device.name} {device.bfloat16_flops / 1e12:.3g} TFLOP/s in bfloat16, of which {100 * device.utilisation:.0f} % "
-        "are reckoned with"
+        f"{device.name} {device.bfloat16_flops / 1e12:.3g} TFLOP/s in bfloat16, reckoned with "
+        f"{100 * device.utilisation:.0f} % of it"
         for device in ((capacity.cpu, capacity.gpu) if capacity.gpus else (capacity.cpu,))
     ]
     return [Text(), Text(f"{where} {', '.join(have)}. {'; '.join(rates)}.", style="dim")]
