@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from threading import Event, Thread
@@ -32,13 +34,16 @@ def compare(megabytes: int, vocabulary_size: int, actors: int, cpus: float, repe
         tokenizer = _tokenizer(folder, corpus, text_bytes, vocabulary_size)
         _on_ray(corpus, tokenizer, folder / "warm", actors, cpus)  # starts the workers
         one, many, digests = [], [], set()
-        with watched_memory() as memory:
+        memory = Memory()
+        with multiprocessing.get_context("spawn").Pool(1) as alone:  # its memory is not the driver's
+            alone.apply(_one_process, (corpus, tokenizer, 1))
             for turn in range(repeats):
-                one.append(_timed(lambda: _one_process(corpus, tokenizer)))
+                one.append(_timed(lambda: alone.apply(_one_process, (corpus, tokenizer))))
                 out = folder / f"out-{turn}"
-                started = time.perf_counter()
-                digests.add(_on_ray(corpus, tokenizer, out, actors, cpus).digest)
-                many.append(time.perf_counter() - started)
+                with memory.watch():
+                    started = time.perf_counter()
+                    digests.add(_on_ray(corpus, tokenizer, out, actors, cpus).digest)
+                    many.append(time.perf_counter() - started)
                 shutil.rmtree(out)
     assert len(digests) == 1, digests
     return {
@@ -48,8 +53,8 @@ def compare(megabytes: int, vocabulary_size: int, actors: int, cpus: float, repe
         "ratio": median(one) / median(many),
         "ratios": [a / b for a, b in zip(one, many, strict=True)],
         "bytes_per_second": text_bytes / median(many),
-        "driver_growth_bytes": memory["driver_growth"],
-        "largest_worker_bytes": memory["largest_worker"],
+        "driver_growth_bytes": memory.driver_growth,
+        "largest_worker_bytes": memory.largest_worker,
         "digest": digests.pop(),
     }
 
@@ -102,13 +107,13 @@ def _tokenizer(folder: Path, corpus: Path, text_bytes: int, vocabulary_size: int
     return directory
 
 
-def _one_process(corpus: Path, tokenizer: Path) -> str:
+def _one_process(corpus: Path, tokenizer: Path, row_groups_at_most: int | None = None) -> str:
     """What a script would do: read, encode with one thread, append the ids to a file."""
     codec = SentencePieceCodec((tokenizer / MODEL_FILE).read_bytes())
     digest = hashlib.sha256()
     with tempfile.TemporaryFile() as out:
         for split in ("train", "validation", "test"):
-            for file, index in row_groups(corpus, split):
+            for file, index in row_groups(corpus, split)[:row_groups_at_most]:
                 for ids in codec.encode_batch(read_row_group(corpus, file, index)[1], threads=1):
                     out.write(ids.tobytes())
                     digest.update(ids.tobytes())
@@ -124,28 +129,35 @@ def _on_ray(corpus: Path, tokenizer: Path, out: Path, actors: int, cpus: float) 
     return pack(corpus, tokenizer, out, 4_000_000, tokenize, on_ray_data, lambda done, total, text: None)
 
 
-@contextlib.contextmanager
-def watched_memory() -> Iterator[dict[str, int]]:
-    """Growth of this process's own memory, and the most that any Ray worker held, in private bytes (Linux)."""
-    found = {"driver_growth": 0, "largest_worker": 0}
-    before, over = _private_bytes("self"), Event()
+@dataclass
+class Memory:
+    """The most that was seen while `watch` was on (Linux)."""
 
-    def watch() -> None:
-        while not over.wait(0.2):
-            found["driver_growth"] = max(found["driver_growth"], _private_bytes("self") - before)
-            for process in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    if (process / "cmdline").read_bytes().startswith(b"ray::"):
-                        held = _private_bytes(process.name)
-                        found["largest_worker"] = max(found["largest_worker"], held)
+    driver_growth: int = 0
+    """By which this process's own memory grew."""
+    largest_worker: int = 0
+    """Held by any Ray worker: what it does not share with others."""
 
-    thread = Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        over.set()
-        thread.join()
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Look five times a second."""
+        before, over = _private_bytes("self"), Event()
+
+        def look() -> None:
+            while not over.wait(0.2):
+                self.driver_growth = max(self.driver_growth, _private_bytes("self") - before)
+                for process in Path("/proc").glob("[0-9]*"):
+                    with contextlib.suppress(OSError):
+                        if (process / "cmdline").read_bytes().startswith(b"ray::"):
+                            self.largest_worker = max(self.largest_worker, _private_bytes(process.name))
+
+        thread = Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def _private_bytes(process: str) -> int:
