@@ -58,27 +58,27 @@ def show_list(console: Console, workspace: Path, store: Store) -> None:
             linked.setdefault((stage["stage"], stage["key"]), []).append(run)
     latest = set(latest_runs(workspace).values())
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("stage", "left"), ("result", "left"), ("key", "left"), ("made", "left"), ("took", "right")):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("linked by")
+    for name in ("result", "key", "made"):
+        table.add_column(name, no_wrap=True)
+    for name in ("took", "size"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("linked by", overflow="fold")
     total = 0
     for place in sorted(p for p in store.root.glob("*/*") if p.is_dir()):
         stage, key = place.parent.name, place.name
         manifest, n_bytes = store.find(stage, key), tree_bytes(place)
         total += n_bytes
         by = linked.get((stage, key), [])
-        words = ", ".join(f"{run} (latest)" if run in latest else run for run in by[-3:]) or "nothing"
+        words = ", ".join(f"{run} (latest)" if run in latest else run for run in by[-2:]) or "nothing"
         partial = store.committed_work(stage, key)
         state = f"{partial[0]} of {partial[1]}, not finished" if partial else "never finished"
         table.add_row(
-            stage,
-            manifest.name if manifest else Text(state, style="yellow"),
+            manifest.name if manifest else Text(f"{stage}: {state}", style="yellow"),
             key[:SHORT_KEY],
             time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.started)) if manifest else "",
             duration(manifest.seconds) if manifest else "",
             size(n_bytes),
-            Text(words + (f" and {len(by) - 3} more" if len(by) > 3 else ""), style="" if by else "dim"),
+            Text(words + (f" and {len(by) - 2} more" if len(by) > 2 else ""), style="" if by else "dim"),
         )
     console.print(table)
     console.print(Text(f"{size(total)} in {store.root}", style="dim"), soft_wrap=True)
@@ -110,9 +110,9 @@ def show_why(console: Console, workspace: Path, store: Store, name: str) -> None
         "result": f"{made.title}: {store.directory(made)}",
         "made": f"{time.strftime('%Y-%m-%d %H:%M', time.localtime(made.started))}, in {duration(made.seconds)}",
         "by": f"{' '.join(made.command)}   (commit {made.git_commit or 'unknown'})",
-        "on": ", ".join(str(v) for v in made.machine.values())
-        + "; "
-        + ", ".join(f"{k} {v}" for k, v in made.versions.items()),
+        "on": "; ".join(
+            [", ".join(f"{k} {v}" for k, v in facts.items()) for facts in (made.machine, made.versions) if facts]
+        ),
         "from": ", ".join(f"{i['name']} {i['key'][:SHORT_KEY]}" for i in made.inputs) or "nothing but its config",
         "digest": made.artifact["digest"],
     }

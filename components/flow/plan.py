@@ -106,6 +106,8 @@ class _Decision:
     """Of the result to reuse."""
     set_aside: Manifest | None
     """Of a result that other code made."""
+    uncertain: bool
+    """A result is there or was, and the one to be made may differ: so may all that is made from it."""
     remade: tuple[str, ...]
     """Inputs that will be made."""
     inputs: Mapping[str, str]
@@ -168,7 +170,7 @@ def _decide(
     if len(digests) == len(inputs):
         content_key = identity.key(arranged(node, digests))
         manifest = store.find(node.stage.name, content_key)
-    elif any(d.anew or d.set_aside is not None for d in inputs.values()):
+    elif any(d.uncertain for d in inputs.values()):
         manifest = None  # what it reads is made again, and may come out otherwise
     else:
         manifest = store.find_by_recipe(recipe_key)
@@ -176,8 +178,18 @@ def _decide(
     if manifest is not None and reuse == "source" and changed_files(manifest.source, source):
         manifest, set_aside = None, manifest
     remade = tuple(name for name in inputs if name not in digests)
+    uncertain = anew or set_aside is not None or (manifest is None and any(d.uncertain for d in inputs.values()))
     return _Decision(
-        identity, recipe_key, content_key, source, anew, None if anew else manifest, set_aside, remade, digests
+        identity,
+        recipe_key,
+        content_key,
+        source,
+        anew,
+        None if anew else manifest,
+        set_aside,
+        uncertain,
+        remade,
+        digests,
     )
 
 

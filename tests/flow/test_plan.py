@@ -164,6 +164,14 @@ def test_results_of_other_source_run_again_and_what_depends_on_them_waits_to_see
     assert rows["total"].reason == "depends on scale"
 
 
+def test_what_is_two_steps_below_other_source_waits_to_see_as_well(tmp_path: Path) -> None:
+    commit(tmp_path)
+    edited = {p.node.name: p for p in plan(tmp_path).nodes}["source"]
+    path = tmp_path / "store" / "source" / edited.manifest.key / "manifest.json"  # type: ignore[union-attr]
+    path.write_text(path.read_text().replace(edited.source["toy_pipeline.py"], "0" * 12))
+    assert set(statuses(tmp_path).values()) == {"run"}
+
+
 def test_reuse_config_takes_results_of_other_source_and_says_so(tmp_path: Path) -> None:
     commit(tmp_path, source=OTHER_SOURCE)
     assert set(statuses(tmp_path).values()) == {"run"}
