@@ -56,7 +56,7 @@ def show_list(console: Console, workspace: Path, store: Store) -> None:
     for run, record in runs(workspace).items():
         for stage in record.get("stages", {}).values():
             linked.setdefault((stage["stage"], stage["key"]), []).append(run)
-    latest = set(latest_runs(workspace).values())
+    latest = {run: f"{recipe} (latest)" for recipe, run in latest_runs(workspace).items()}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("result", "key", "made"):
         table.add_column(name, no_wrap=True)
@@ -69,7 +69,9 @@ def show_list(console: Console, workspace: Path, store: Store) -> None:
         manifest, n_bytes = store.find(stage, key), tree_bytes(place)
         total += n_bytes
         by = linked.get((stage, key), [])
-        words = ", ".join(f"{run} (latest)" if run in latest else run for run in by[-2:]) or "nothing"
+        words = [latest[run] for run in by if run in latest]
+        if earlier := len(by) - len(words):
+            words.append(f"{earlier} earlier run{'s' * (earlier > 1)}")
         partial = store.committed_work(stage, key)
         state = f"{partial[0]} of {partial[1]}, not finished" if partial else "never finished"
         table.add_row(
@@ -78,7 +80,7 @@ def show_list(console: Console, workspace: Path, store: Store) -> None:
             time.strftime("%Y-%m-%d %H:%M", time.localtime(manifest.started)) if manifest else "",
             duration(manifest.seconds) if manifest else "",
             size(n_bytes),
-            Text(words + (f" and {len(by) - 2} more" if len(by) > 2 else ""), style="" if by else "dim"),
+            Text(", ".join(words) or "nothing", style="" if words else "dim"),
         )
     console.print(table)
     console.print(Text(f"{size(total)} in {store.root}", style="dim"), soft_wrap=True)
