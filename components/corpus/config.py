@@ -79,27 +79,53 @@ class CorpusConfig:
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """Which functions become pairs: signature and docstring are the prompt, the rest of the body the completion."""
+    """Which pairs of prompt and completion a model is fine-tuned on."""
 
-    max_prompt_characters: int = 600
-    """Pairs with a longer prompt are left out."""
+    source: Literal["functions", "table"] = "functions"
+    """`functions`: those of the corpus, signature and docstring as the prompt, the rest of the body as the completion.
+    `table`: rows of given files, in the splits that they come in."""
+    path: str | None = None
+    """For `table`: a folder or URI with parquet or jsonl files (.gz too) that are named by their split, such as
+    `train.jsonl`, `validation-00000-of-00001.parquet` or `test/part-1.parquet`. It may be missing in a plan, not in a
+    run."""
+    prompt_column: str = "prompt"
+    """For `table`: the column of text that is given to the model."""
+    completion_column: str = "completion"
+    """For `table`: the column of text that it shall write."""
+    max_prompt_characters: int | None = 600
+    """Pairs with a longer prompt are left out. None: no limit."""
     min_completion_characters: int = 20
     """Pairs with a shorter completion are left out."""
-    max_completion_characters: int = 800
-    """Pairs with a longer completion are left out."""
+    max_completion_characters: int | None = 800
+    """Pairs with a longer completion are left out. None: no limit."""
     max_pairs: int | None = 4000
-    """Training pairs at most, from documents in an order given by hash. None: all."""
+    """Training pairs at most, from documents (or rows) in an order given by hash. None: all."""
     max_pairs_held_out: int | None = 500
     """Pairs at most in validation and in test each. None: all."""
     seed: int = 0
-    """Chooses which documents come first where there are more pairs than asked for."""
+    """Chooses which documents or rows come first where there are more pairs than asked for."""
 
     def __post_init__(self) -> None:
         faults = []
-        for field in ("max_prompt_characters", "min_completion_characters", "max_completion_characters"):
-            if getattr(self, field) < 1:
-                faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
-        if self.max_completion_characters < self.min_completion_characters:
+        if self.source not in ("functions", "table"):
+            faults.append(f"source is {self.source!r}; it must be 'functions' or 'table'")
+        if self.source == "functions" and self.path is not None:
+            faults.append(f"path is {self.path!r} with source 'functions'; a path needs source: table")
+        for field in ("prompt_column", "completion_column"):
+            if not getattr(self, field):
+                faults.append(f"{field} is empty; it names a column, such as 'prompt'")
+        if self.prompt_column == self.completion_column:
+            faults.append(f"completion_column is {self.completion_column!r}, as is prompt_column; they must differ")
+        if self.min_completion_characters < 1:
+            faults.append(f"min_completion_characters is {self.min_completion_characters}; it must be at least 1")
+        for field in ("max_prompt_characters", "max_completion_characters"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                faults.append(f"{field} is {value}; it must be at least 1, or null for no limit")
+        if (
+            self.max_completion_characters is not None
+            and self.max_completion_characters < self.min_completion_characters
+        ):
             faults.append(
                 f"max_completion_characters is {self.max_completion_characters}; it must be at least "
                 f"min_completion_characters ({self.min_completion_characters})"
@@ -110,3 +136,19 @@ class PairsConfig:
                 faults.append(f"{field} is {value}; it must be at least 1, or null for all")
         if faults:
             raise ValueError("\n".join(faults))
+
+    def limits(self) -> str:
+        """The limits on lengths, in words."""
+        prompt = (
+            "of any number of" if self.max_prompt_characters is None else f"of at most {self.max_prompt_characters}"
+        )
+        longest = self.max_completion_characters
+        upto = " or more" if longest is None else f" to {longest}"
+        return f"a prompt {prompt} characters and a completion of {self.min_completion_characters}{upto}"
+
+    def fits(self, prompt: str, completion: str) -> bool:
+        """Whether a pair's lengths are within the limits."""
+        longest = self.max_completion_characters
+        return (self.max_prompt_characters is None or len(prompt) <= self.max_prompt_characters) and (
+            self.min_completion_characters <= len(completion) and (longest is None or len(completion) <= longest)
+        )

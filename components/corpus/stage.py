@@ -1,7 +1,8 @@
-"""The door: `collect` makes a corpus, `draw_pairs` draws prompt-completion pairs from it."""
+"""The door: `collect` makes a corpus, `draw_pairs` draws prompt-completion pairs from it, `read_pairs` reads given."""
 
 from components.artifacts import Corpus, Pairs
 from components.corpus.config import CorpusConfig, PairsConfig
+from components.corpus.pair_tables import table_identity, table_problems
 from components.corpus.sources import source_identity, source_problems
 from components.flow.cost import Cost, Outlook
 from components.flow.node import Resources, stage
@@ -52,4 +53,19 @@ def draw_pairs(config: PairsConfig, corpus: Corpus, run: StageRun) -> Pairs:
     from components.corpus.pairs import write_pairs
 
     result = write_pairs(config, corpus.path, run.directory, run.progress)
+    return Pairs(run.directory, result.digest, result.pairs)
+
+
+@stage(
+    version=1,
+    resources=Resources(cpus=1),
+    external=table_identity,
+    problems=lambda config, _: table_problems(config),
+    cost=lambda at: Cost(disk_bytes=(at.external or {}).get("bytes")),
+)
+def read_pairs(config: PairsConfig, run: StageRun) -> Pairs:
+    """Rows of given files as pairs, in the splits that they come in."""
+    from components.corpus.pair_tables import write_given_pairs
+
+    result = write_given_pairs(config, run.directory, run.progress, run.warn)
     return Pairs(run.directory, result.digest, result.pairs)
