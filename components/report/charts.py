@@ -45,6 +45,8 @@ class Axes:
     """Decimals of values on hover."""
     log_x: bool = False
     """Whether equal factors of x are equally far apart; all x are above 0 then."""
+    x_names: Sequence[str] = ()
+    """What to write at the ticks instead of their numbers; every point must then stand at a tick."""
 
 
 def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: float = 92) -> Markup:
@@ -74,7 +76,7 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     for x in axes.x_ticks if axes.x_ticks is not None else ticks(x_low, x_high, 4):
         px, _ = at(x, y_low)
         parts.append(tag("line", x1=px, x2=px, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4, class_="axis"))
-        parts.append(tag("text", _round_number(x), x=px, y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
+        parts.append(tag("text", _x_text(x, axes), x=px, y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
     bottom = HEIGHT - BOTTOM
     parts.append(tag("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(tag("text", axes.x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle"))
@@ -114,7 +116,7 @@ def _draw(line: Series, at: Place, axes: Axes) -> Markup:
     shown = points if line.dots else points[:: max(1, len(points) // HOVER_POINTS)]
     for x, y in shown:
         px, py = at(x, y)
-        title = tag("title", f"{line.label}, {axes.x_label} {_round_number(x)}: {y:.{axes.digits}f}")
+        title = tag("title", f"{line.label}, {axes.x_label} {_x_text(x, axes)}: {y:.{axes.digits}f}")
         if line.dots:
             parts.append(tag("circle", cx=px, cy=py, r=3.2, fill=line.colour, opacity=line.opacity))
         parts.append(tag("circle", title, cx=px, cy=py, r=8, class_="hover"))
@@ -158,6 +160,10 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
         return points
     means = [points[i : i + group] for i in range(0, len(points), group)]
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in means]
+
+
+def _x_text(x: float, axes: Axes) -> str:
+    return axes.x_names[(axes.x_ticks or ()).index(x)] if axes.x_names else _round_number(x)
 
 
 def _round_number(x: float) -> str:

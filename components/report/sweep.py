@@ -39,11 +39,11 @@ class JobResult:
 
     @property
     def figures(self) -> dict[tuple[str, int], float]:
-        """Every headline figure by (name, n)."""
+        """Every headline figure by (name, n); of a scaling study the name begins with the size, `3b/speedup`."""
         found = {}
         for key, value in self.headline.items():
-            if match := re.fullmatch(r"n(\d+)/(\w+)", key):
-                found[match[2], int(match[1])] = value
+            if match := re.fullmatch(r"(\w+/)?n(\d+)/(\w+)", key):
+                found[(match[1] or "") + match[3], int(match[2])] = value
         return found
 
 
@@ -122,14 +122,16 @@ class Group:
 
     def _of_baseline(self, name: str, figures: Mapping[tuple[str, int], float]) -> float | None:
         """What a job's baseline has of a figure: next-token decoding is 1 by definition where decoding is compared."""
-        if self.baseline == 1 and name in ("speedup", "tokens_per_forward"):
+        if self.baseline == 1 and name.rpartition("/")[2] in ("speedup", "tokens_per_forward"):
             return 1.0
         return figures.get((name, self.baseline))
 
     @property
     def models(self) -> Mapping[int, Mapping[str, Any]]:
-        """The models of any of its jobs, by n: their sizes do not depend on the seed."""
-        return {model["n_future_tokens"]: model for job in reversed(self.jobs) for model in job.models}
+        """The models of any of its jobs, by n: their sizes do not depend on the seed. None of a scaling study, where
+        many have the same n."""
+        every = [model for job in reversed(self.jobs) for model in job.models]
+        return {model["n_future_tokens"]: model for model in every if not model.get("size")}
 
 
 def groups(sweep: Sweep) -> tuple[Group, ...]:

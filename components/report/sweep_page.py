@@ -92,7 +92,7 @@ def _tiles(group: Group) -> Markup | None:
     tiles = []
     for row in group.comparisons:
         figure = figure_of(row.figure)
-        as_it_is = row.figure in ("speedup", "tokens_per_forward")
+        as_it_is = row.figure.rpartition("/")[2] in ("speedup", "tokens_per_forward")
         made = row.mean if as_it_is else row.difference
         if made is None:
             continue

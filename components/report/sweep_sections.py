@@ -1,7 +1,8 @@
 """The parts of a sweep's page that compare: headline figures over what was swept, and over the seeds."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.report.charts import Axes, Series, line_chart
 from components.report.intervals import Estimate, student_t
@@ -63,8 +64,10 @@ FIGURES = {
 
 def figure_of(name: str) -> Figure:
     """How to write a headline figure, also one that has no words of its own."""
-    words = name.replace("_", " ")
-    return FIGURES.get(name, Figure(words.capitalize(), words, 4))
+    size, _, plain = name.rpartition("/")
+    words = plain.replace("_", " ")
+    figure = FIGURES.get(plain, Figure(words.capitalize(), words, 4))
+    return replace(figure, title=f"{size} {figure.title.lower()}", short=f"{size} {figure.short}") if size else figure
 
 
 def in_order(keys: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -148,7 +151,7 @@ def _trends(field: str, found: Sequence[Group]) -> Iterator[Markup]:
                 lines.append(Series(named(n), points, colour(index), dots=True, spread=spread))
             if any(line.points for line in lines):
                 axes = Axes(field, label, _ticks(xs, log), None, figure.digits, log)
-                chart = line_chart(f"{name.replace('_', '-')}{'-difference' if after else ''}", lines, axes, 62)
+                chart = line_chart(f"{re.sub('[/_]', '-', name)}{'-difference' if after else ''}", lines, axes, 62)
                 yield tag("figure", tag("figcaption", figure.title + after), chart)
 
 
@@ -240,7 +243,7 @@ def _pairs(rows: Sequence[Comparison]) -> Iterator[Markup]:
             for seed in seeds
         ]
         axes = Axes("n", figure.title.lower() + ", %" * figure.share, [row.n for row in mine], None, figure.digits)
-        chart = line_chart(f"{name.replace('_', '-')}-by-seed", lines, axes, 62)
+        chart = line_chart(f"{re.sub('[/_]', '-', name)}-by-seed", lines, axes, 62)
         charts.append(tag("figure", tag("figcaption", f"{figure.title}, a line per seed"), chart))
     if charts:
         yield tag("div", *charts, class_="figures")

@@ -12,8 +12,10 @@ def build_sweep(
     fields: Mapping[str, Sequence[str]] | None = None,
     future_tokens: Sequence[int] = (1, 4),
     failed: Sequence[int] = (),
+    sizes: Sequence[str] = ("",),
 ) -> Sweep:
-    """A job for every seed and combination of `fields`; those at the places `failed` have failed."""
+    """A job for every seed and combination of `fields`; those at the places `failed` have failed. With sizes every job
+    is a scaling study."""
     fields = fields or {}
     draw = random.Random(5)
     jobs = []
@@ -25,16 +27,20 @@ def build_sweep(
             continue
         level = 4.1 + 0.1 * draw.random() + sum(0.05 * i for i, v in enumerate(fields) if values[i] != fields[v][0])
         headline = {}
-        for n in future_tokens:
-            headline[f"n{n}/bits_per_byte"] = level + 0.06 * (n > 1) * n**0.5 + 0.02 * draw.random()
-            headline[f"n{n}/line_exact_match"] = 0.046875 - 0.0078125 * (n > 1) * draw.randint(0, 2)
+        for size, n in itertools.product(sizes, future_tokens):
+            key = f"{size}/n{n}".lstrip("/")
+            headline[f"{key}/bits_per_byte"] = level + 0.06 * (n > 1) * n**0.5 + 0.02 * draw.random()
+            headline[f"{key}/line_exact_match"] = 0.046875 - 0.0078125 * (n > 1) * draw.randint(0, 2)
             if n > 1:
-                headline[f"n{n}/speedup"] = 1.2 + 0.05 * n + 0.04 * draw.random()
-                headline[f"n{n}/tokens_per_forward"] = 1.6 + 0.1 * n + 0.05 * draw.random()
+                headline[f"{key}/speedup"] = 1.2 + 0.05 * n + 0.04 * draw.random()
+                headline[f"{key}/tokens_per_forward"] = 1.6 + 0.1 * n + 0.05 * draw.random()
         models = [
-            {"n_future_tokens": n, "parameters": 13_100_000 + 131_072 * (n - 1), "tokens": 768_000}
-            for n in future_tokens
-        ]
+            {
+                "size": size or None, "n_future_tokens": n, "parameters": 13_100_000 + 131_072 * (n - 1),
+                "tokens": 768_000,
+            }
+            for size, n in itertools.product(sizes, future_tokens)
+        ]  # fmt: skip
         jobs.append(
             JobResult(
                 swept, seed, "done", "", 411.0 if place == 0 else 287.5, headline, models, "c0ffee",

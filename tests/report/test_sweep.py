@@ -26,6 +26,8 @@ VARIANTS = {
     "no next-token model": build_sweep(future_tokens=(2, 4)),
     "one n": build_sweep(future_tokens=(4,)),
     "all failed": build_sweep(failed=(0, 1, 2)),
+    "scaling studies": build_sweep(sizes=("1m", "3m")),
+    "scaling studies over a field": build_sweep(seeds=(1, 2), fields=RATES, sizes=("1m", "3m")),
 }
 
 
@@ -68,6 +70,21 @@ def test_the_difference_is_paired_by_seed_and_the_numbers_are_the_jobs() -> None
         for name, value in job.headline.items():
             if name.endswith("bits_per_byte"):
                 assert f"{value:.4f}" in shown
+
+
+def test_in_a_scaling_study_a_size_is_compared_with_itself() -> None:
+    sweep = build_sweep(sizes=("1m", "3m"))
+    (group,) = groups(sweep)
+    found = {(row.figure, row.n): row for row in group.comparisons}
+    for size in ("1m", "3m"):
+        by_hand = [
+            job.headline[f"{size}/n4/bits_per_byte"] - job.headline[f"{size}/n1/bits_per_byte"] for job in sweep.jobs
+        ]
+        assert found[f"{size}/bits_per_byte", 4].difference == estimate(by_hand)
+        speed = found[f"{size}/speedup", 4]  # next-token decoding is 1 by definition
+        assert speed.difference is not None
+        assert speed.difference.mean == pytest.approx(speed.mean.mean - 1)
+        assert f"{size} bits per byte, n = 4" in text(sweep)
 
 
 def test_a_figure_of_zero_counts_as_measured() -> None:
