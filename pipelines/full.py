@@ -4,6 +4,7 @@ Reads top to bottom: the graph first, then what a person sees of its plan and it
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from components.artifacts import Checkpoint, DecodingBenchmark, Evaluation
-from components.corpus.stage import collect, draw_pairs
+from components.corpus.stage import collect, draw_pairs, read_pairs
 from components.decoding.stage import benchmark_decoding
 from components.evaluation.stage import evaluate, evaluate_finetuned
 from components.flow.cluster import ClusterConfig, main_memory_bytes, this_machine
@@ -24,7 +25,7 @@ from components.flow.quantity import duration
 from components.flow.run import Outcome, Refused, RunSettings, run_plan
 from components.flow.store import Store
 from components.flow.table import plan_table
-from components.report.config import ReportConfig
+from components.report.config import ReportConfig, Sizes
 from components.report.stage import write_report
 from components.shards.stage import tokenize
 from components.tokenizer.stage import train_tokenizer
@@ -45,81 +46,92 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
 
     # small models lose more by a second thread than by a neighbour: the models are made side by side
     beside = Resources(share=1 / len(recipe.future_tokens))
-    checkpoints: list[Node[Checkpoint]] = []
-    evaluations: list[Node[Evaluation]] = []
-    benchmarks: list[Node[DecodingBenchmark]] = []
-    pretrained: dict[int, Node[Checkpoint]] = {}
-    for n in recipe.future_tokens:
-        training = dataclasses.replace(recipe.training, seed=recipe.seed)
-        pretrained[n] = pretrain.bind(
-            PretrainConfig(recipe.model_for(n), training),
-            shards,
-            name=f"pretrain-n{n}",
-            title=f"n={n} pretrain",
-            group=f"n={n}",
-            resources=_training_resources(recipe, beside.share),
-            execution=recipe.cluster.training,
-        )
-        checkpoints.append(pretrained[n])
-        evaluations.append(
-            evaluate.bind(
-                recipe.evaluation,
-                pretrained[n],
+    checkpoints: list[tuple[str, Node[Checkpoint]]] = []
+    evaluations: list[tuple[str, Node[Evaluation]]] = []
+    benchmarks: list[tuple[str, Node[DecodingBenchmark]]] = []
+    pretrained: dict[tuple[str, int], Node[Checkpoint]] = {}
+    for size, sized in recipe.by_size().items():
+        training = dataclasses.replace(sized.training, seed=recipe.seed)
+        for n in recipe.future_tokens:
+            name, title = _called(size, f"n{n}"), f"{size} n={n}".strip()
+            model = pretrain.bind(
+                PretrainConfig(recipe.model_for(n, size), training),
                 shards,
-                corpus,
-                name=f"evaluate-n{n}",
-                title=f"n={n} evaluate",
-                group=f"n={n}",
-                resources=_measuring_resources(recipe, beside.share),
-            )
-        )
-        if n > 1:
-            benchmarks.append(
-                benchmark_decoding.bind(
-                    recipe.decoding_for(n),
-                    pretrained[n],
-                    shards,
-                    name=f"decode-n{n}",
-                    title=f"n={n} decode",
-                    group=f"n={n}",
-                    resources=_measuring_resources(recipe),
-                )
-            )
-
-    if recipe.finetunes:
-        pairs = draw_pairs.bind(recipe.pairs, corpus, name="pairs")
-        for n, target in recipe.finetunes:
-            tuned = finetune.bind(
-                dataclasses.replace(recipe.finetune, n_future_tokens=target, seed=recipe.seed),
-                pretrained[n],
-                pairs,
-                name=f"finetune-n{n}to{target}",
-                title=f"n={n}→{target} finetune",
-                group=f"n={n}→{target}",
+                name=f"pretrain-{name}",
+                title=f"{title} pretrain",
+                group=title,
                 resources=_training_resources(recipe, beside.share),
                 execution=recipe.cluster.training,
             )
-            checkpoints.append(tuned)
-            evaluations.append(
-                evaluate_finetuned.bind(
-                    recipe.evaluation,
-                    tuned,
-                    pairs,
-                    name=f"evaluate-n{n}to{target}",
-                    title=f"n={n}→{target} evaluate",
-                    group=f"n={n}→{target}",
-                    resources=_measuring_resources(recipe, beside.share),
-                )
+            evaluation = evaluate.bind(
+                recipe.evaluation,
+                model,
+                shards,
+                corpus,
+                name=f"evaluate-{name}",
+                title=f"{title} evaluate",
+                group=title,
+                resources=_measuring_resources(recipe, beside.share),
             )
+            pretrained[size, n] = model
+            checkpoints.append((size, model))
+            evaluations.append((size, evaluation))
+            if n > 1:
+                benchmark = benchmark_decoding.bind(
+                    recipe.decoding_for(n),
+                    model,
+                    shards,
+                    name=f"decode-{name}",
+                    title=f"{title} decode",
+                    group=title,
+                    resources=_measuring_resources(recipe),
+                )
+                benchmarks.append((size, benchmark))
 
+    if recipe.finetunes:
+        pairs = (
+            read_pairs.bind(recipe.pairs, name="pairs")
+            if recipe.pairs.source == "table"
+            else draw_pairs.bind(recipe.pairs, corpus, name="pairs")
+        )
+        for size, (n, target) in itertools.product(recipe.by_size(), recipe.finetunes):
+            name, title = _called(size, f"n{n}to{target}"), f"{size} n={n}→{target}".strip()
+            tuned = finetune.bind(
+                dataclasses.replace(recipe.finetune, n_future_tokens=target, seed=recipe.seed),
+                pretrained[size, n],
+                pairs,
+                name=f"finetune-{name}",
+                title=f"{title} finetune",
+                group=title,
+                resources=_training_resources(recipe, beside.share),
+                execution=recipe.cluster.training,
+            )
+            evaluation = evaluate_finetuned.bind(
+                recipe.evaluation,
+                tuned,
+                pairs,
+                name=f"evaluate-{name}",
+                title=f"{title} evaluate",
+                group=title,
+                resources=_measuring_resources(recipe, beside.share),
+            )
+            checkpoints.append((size, tuned))
+            evaluations.append((size, evaluation))
+
+    made = [[size for size, _ in nodes] for nodes in (checkpoints, evaluations, benchmarks)]
     report = write_report.bind(
-        ReportConfig(recipe.name, overrides),
-        several(checkpoints),
-        several(evaluations),
-        several(benchmarks),
+        ReportConfig(recipe.name, overrides, Sizes(*map(tuple, made)) if recipe.sizes else None),
+        several([node for _, node in checkpoints]),
+        several([node for _, node in evaluations]),
+        several([node for _, node in benchmarks]),
         name="report",
     )
     return Graph.of(report)
+
+
+def _called(size: str, rest: str) -> str:
+    """The telling part of a node's name; an ordinary recipe's one size has no name."""
+    return f"{size}-{rest}" if size else rest
 
 
 def _telling(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.report.sweep import written
-from pipelines.compose import CONF, Faults, build, faults_of_overrides, register, with_home
+from pipelines import keys
+from pipelines.compose import Faults, build, register, sizes_of
+from pipelines.overrides import as_written, faults_of_overrides, for_hydra, with_home
 from pipelines.recipe import Options, Recipe
 
 SHOWN_JOBS = 3
@@ -40,17 +42,21 @@ def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> 
 
     arguments = [with_home(argument) for argument in sys.argv[1:]]
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra reads it first or last alone
-    faults, sys.argv[1:] = faults_of_overrides(arguments)
+    try:
+        faults, good = faults_of_overrides(arguments, sizes_of)
+    except Faults as error:  # the recipe's file itself is at fault
+        return refuse(error.faults)
+    sys.argv[1:] = [for_hydra(argument) for argument in good]
     jobs: list[Job] = []
     combinations: list[tuple[str, ...]] = []
     wrong: dict[str, list[int]] = {}
     multirun = False
 
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="full")
+    @hydra.main(version_base="1.3", config_path=str(keys.CONF), config_name="full")
     def compose_job(values: DictConfig) -> None:
         nonlocal multirun
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        overrides = tuple(HydraConfig.get().overrides.task)
+        overrides = tuple(as_written(override) for override in HydraConfig.get().overrides.task)
         combinations.append(overrides)
         plain = OmegaConf.to_container(values, resolve=True)
         assert isinstance(plain, dict)
