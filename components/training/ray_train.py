@@ -15,11 +15,12 @@ SETTINGS = {
 }
 
 
-def work_on_ray(job: Job, storage: Path) -> None:
+def work_on_ray(job: Job, storage: Path, name: str) -> None:
     """Run `work(job)` in `job.execution.workers` processes with `job.threads` cores each; Ray must be running.
 
     A lost worker makes all start again from the last checkpoint, twice at most. An error of the work itself is
-    raised here as it was. `storage` takes what Ray Train writes about the run; every node must see it.
+    raised here as it was. `storage` takes what Ray Train writes about the run; every node must see it. `name` is
+    what the dashboard calls it.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
@@ -38,7 +39,8 @@ def work_on_ray(job: Job, storage: Path) -> None:
             resources_per_worker={"CPU": job.threads, "GPU": gpus},
         ),
         run_config=RunConfig(
-            name=uuid.uuid4().hex,  # a new run for Ray; our own checkpoints are what a training goes on from
+            # a new run for Ray at every attempt: our own checkpoints are what a training goes on from
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=2),
         ),

@@ -174,7 +174,7 @@ def _carry_out(
     else:
         from components.training.ray_train import work_on_ray
 
-        work_on_ray(job, run.work / "ray")
+        work_on_ray(job, run.work / "ray", run.name)
 
 
 def _threads_per_worker(execution: TrainingExecution, run: StageRun) -> int:
