@@ -7,15 +7,23 @@ import os
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.flow.address import on_loopback, reach
+from components.flow.execute import output_to
 from components.flow.identity import usable_cores
 from components.flow.stage_run import write_json
 
 OBJECT_STORE_BYTES = 1 << 30
 LEFTOVERS = "ray-session.json"
+TOKEN_ADVICE = (
+    "Every machine of a cluster needs the same token: copy the head's ~/.ray/auth_token here, mode 600, or set "
+    "RAY_AUTH_TOKEN_PATH; for a cluster without tokens set RAY_AUTH_MODE=disabled"
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +57,8 @@ class Cluster:
     local: bool
 
 
-def environment(local: bool) -> dict[str, str]:
-    """Ray settings that must stand in the environment before Ray is imported."""
+def environment(loopback: bool) -> dict[str, str]:
+    """Ray settings that must stand in the environment before Ray is imported; `loopback`: all of it on 127.0.0.1."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
         "RAY_AUTH_MODE": "token",  # Ray's default for local clusters, said aloud so that it does not warn
@@ -60,8 +68,8 @@ def environment(local: bool) -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     }
-    if local:
-        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every port on 127.0.0.1
+    if loopback:  # without it Ray listens everywhere, and takes 127.0.0.1 for the machine's address in its network
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return settings
 
 
@@ -72,52 +80,82 @@ def this_machine() -> Cluster:
     return Cluster(cores, cores, gpus, None, True)
 
 
-def start(config: ClusterConfig, workspace: Path) -> Cluster:
-    """Start or join Ray. ConnectionError says which address did not answer."""
-    local = config.address is None
-    for name, value in environment(local).items():
+def start(config: ClusterConfig, workspace: Path, recipe: str) -> Cluster:
+    """Start or join Ray; `recipe` is what its dashboard shows of the job. ConnectionError says what did not answer."""
+    head = None if config.address is None else reach(config.address)
+    for name, value in environment(head is None or on_loopback(head)).items():
         os.environ.setdefault(name, value)
-    if local:
-        os.environ.pop("RAY_ADDRESS", None)
-        sweep_leftovers(workspace)
-    import ray
-
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if local:
-        options |= {
-            "address": "local",
-            "num_cpus": usable_cores(),
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-            "dashboard_port": _free_port(config.dashboard_port),
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
-    else:
-        options["address"] = config.address
-    try:
-        context = ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if local:
-            raise ConnectionError(f"Ray did not start on this machine: {error}") from error
-        raise ConnectionError(
-            f"no Ray answers at cluster.address={config.address}: {error}. Start one (infra/README.md) or leave "
-            "cluster.address away to use this machine alone"
-        ) from error
+    import ray
+    from ray.job_config import JobConfig
+
+    options = {
+        "job_config": JobConfig(metadata={"recipe": recipe, "workspace": str(workspace)}),
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "configure_logging": True,
+    }
+    context = _start_own(config, workspace, options) if head is None else _join(head, options)
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler leaves the run half closed
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable by everyone
-    if local:
-        session = dict(context.address_info)["session_dir"]  # type: ignore[attr-defined]
-        write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": session})
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
-    return Cluster(have.get("CPU", 0.0), largest, have.get("GPU", 0.0), f"http://{url}" if url else None, local)
+    return Cluster(have.get("CPU", 0.0), largest, have.get("GPU", 0.0), f"http://{url}" if url else None, head is None)
+
+
+def _start_own(config: ClusterConfig, workspace: Path, options: Mapping[str, Any]) -> Any:
+    """A Ray that ends with this process."""
+    import ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    sweep_leftovers(workspace)
+    try:
+        context: Any = ray.init(
+            address="local",
+            num_cpus=usable_cores(),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=_free_port(config.dashboard_port),
+            object_store_memory=OBJECT_STORE_BYTES,
+            **options,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConnectionError(f"Ray did not start on this machine: {error}") from error
+    write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": context.address_info["session_dir"]})
+    return context
+
+
+def _join(head: str, options: Mapping[str, Any]) -> Any:
+    """Connect to a head that answers. ConnectionError with its own words when it does not let this process in."""
+    import ray
+    from ray.exceptions import RayError
+
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # one try: it answers, and will not change its mind
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said.txt"  # the reason stands on standard error alone
+        try:
+            with output_to(said):
+                return ray.init(address=head, runtime_env=shipped(), **options)
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+            _, _, reason = said.read_text(encoding="utf-8", errors="replace").rpartition("from GCS server: ")
+            reason = reason.strip() or str(error).strip()
+            if "token" in reason.lower():
+                reason = f"{reason.split('. ')[0]}. {TOKEN_ADVICE}"
+            raise ConnectionError(f"Ray at cluster.address={head} does not let this run in: {reason}") from None
+
+
+def shipped() -> dict[str, Any]:
+    """The code that goes to the nodes of a cluster, as Ray's runtime environment: this package and nothing around it.
+
+    Stages are functions of it, so a node needs no checkout; and `runs/`, tests and `.git` lie beside it.
+    """
+    return {"py_modules": [str(Path(__file__).resolve().parents[1])], "excludes": ["__pycache__"]}
 
 
 def _free_port(first: int) -> int:

@@ -162,7 +162,7 @@ class _Invocation:
         return Outcome(self.directory, self.manifests, self.failed, uri, page, time.time() - self.started)
 
     def _start(self) -> None:
-        self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace)
+        self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace, self.settings.recipe)
         if lacking := shortages(self.waiting.values(), self.cluster):
             raise Refused("\n".join(lacking))
         if self.cluster.dashboard:
