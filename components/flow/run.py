@@ -28,6 +28,7 @@ from components.flow.folder import RUN_FILE, link, log_to, run_directory
 from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
 from components.flow.plan import NodePlan, Plan
+from components.flow.shared_folder import check_nodes
 from components.flow.source import changed_files
 from components.flow.stage_run import StageRecord, StageRun, write_json
 from components.flow.store import Manifest, Store, provenance
@@ -163,8 +164,14 @@ class _Invocation:
 
     def _start(self) -> None:
         self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace, self.settings.recipe)
-        if lacking := shortages(self.waiting.values(), self.cluster):
-            raise Refused("\n".join(lacking))
+        faults = shortages(self.waiting.values(), self.cluster)
+        if not self.cluster.local:
+            unfit, differences = check_nodes(self.settings.workspace)
+            faults += unfit
+            for line in differences:
+                self.console.print(line, highlight=False, markup=False)
+        if faults:
+            raise Refused("\n".join(faults))
         if self.cluster.dashboard:
             self.console.print(
                 f"Ray dashboard  {self.cluster.dashboard}   (token: `ray get-auth-token`)", highlight=False
