@@ -1,9 +1,9 @@
-"""Before the first stage on a cluster: does every node see the workspace, and has it what a stage imports?
+"""Before the first stage on a cluster: does every node see the workspace, and run the same code on the same packages?
 
-A file written here is read on every node, and one written there is looked for here. The same task says which
-versions the node has.
+A file written here is read on every node, and one written there is looked for here.
 """
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -33,6 +33,8 @@ class Answer:
     """Why it could not write, too."""
     versions: Mapping[str, str | None]
     """Of Python and the packages; None: not installed."""
+    code: tuple[str, str]
+    """Where this package lies there, and a digest of its source."""
 
 
 def check_nodes(workspace: Path) -> tuple[list[str], list[str]]:
@@ -90,7 +92,7 @@ def answer(folder: Path, node: str, token: str) -> Answer:
             (folder / node).write_text(token, encoding="utf-8")
         except OSError as error:
             trouble = f"{error.strerror}, as user {os.getuid()}"
-    return Answer(sees, trouble, versions())
+    return Answer(sees, trouble, versions(), code())
 
 
 def faults_of(name: str, workspace: Path, said: Answer, arrived: bool) -> list[str]:
@@ -103,6 +105,8 @@ def faults_of(name: str, workspace: Path, said: Answer, arrived: bool) -> list[s
         faults.append(f"{name} cannot write into workspace={workspace}: {said.trouble}; let that user write there")
     elif not arrived:
         faults.append(f"what {name} writes into workspace={workspace} does not arrive here: {mend}")
+    if said.code[1] != code()[1]:
+        faults.append(f"{name} runs another state of this code, in {said.code[0]}: bring it up to date or take it away")
     if lacking := [package for package, version in said.versions.items() if version is None]:
         faults.append(f"{name} lacks {', '.join(lacking)}: install there what infra/constraints.txt lists")
     return faults
@@ -127,6 +131,15 @@ def versions() -> dict[str, str | None]:
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def code() -> tuple[str, str]:
+    """Of this process: where this package lies, and a digest of its source."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\0".encode() + path.read_bytes() + b"\0")
+    return str(package), digest.hexdigest()
 
 
 def _wait_for(path: Path, token: str, until: float) -> bool:
