@@ -46,8 +46,10 @@ def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /) -> Itera
     def run(row: dict[str, Any]) -> dict[str, str]:
         return _answer(function, row)
 
-    run.__name__ = _name_in_dashboard(function)
-    for row in _rows(work).map(run, num_cpus=1).iter_rows():
+    run.__name__ = name = _name_in_dashboard(function)
+    rows = _rows(work).map(run, num_cpus=1)
+    rows.set_name(name)
+    for row in rows.iter_rows():
         yield _read_answer(row)
 
 
@@ -79,13 +81,14 @@ def on_actors(
                 self.function = make(*self.arguments)
             return self.function(block)
 
-    Worker.__name__ = _name_in_dashboard(make)
+    Worker.__name__ = name = _name_in_dashboard(make)
     rows = _rows(work).map(
         Worker,
         fn_constructor_args=tuple(arguments),
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=cpus,
     )
+    rows.set_name(name)
     for row in rows.iter_rows():
         yield _read_answer(row)
 
@@ -98,7 +101,7 @@ def _rows(work: Sequence[Any]) -> Any:
 
 
 def _name_in_dashboard(function: Callable[..., Any]) -> str:
-    """What Ray Data's tasks and actors are called there, between `Map(` and `)`: `corpus: read block`.
+    """What Ray Data's work is called there, its tasks and actors between `Map(` and `)`: `corpus: read block`.
 
     The engine names a stage's Ray task after its node; outside of a task the function's name stands alone.
     """

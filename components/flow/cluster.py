@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -67,6 +68,8 @@ def environment(loopback: bool) -> dict[str, str]:
         "RAY_TRAIN_ENABLE_CONTROLLER_LOGGING": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        # a loaded machine hears of a task's end after its process is gone, and the dashboard would call it failed
+        "RAY_gcs_mark_task_failed_on_worker_dead_delay_ms": "20000",
     }
     if loopback:  # without it Ray listens everywhere, and takes 127.0.0.1 for the machine's address in its network
         settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -191,19 +194,30 @@ def stop() -> None:
 def sweep_leftovers(workspace: Path) -> int:
     """End what the Ray of a killed driver left running (two of its agents outlive a SIGKILL of the driver).
 
-    Only processes that name that driver's session folder among their arguments are ended; returns how many.
+    They have no argument left that says whose they are, but they keep that session's logs open for writing. Only
+    processes of this user that do so and run Python or Ray's own programs are ended; returns how many.
     """
     record = workspace / LEFTOVERS
     try:
-        session = json.loads(record.read_text(encoding="utf-8"))["session"]
-    except (OSError, ValueError, KeyError):
+        session = Path(json.loads(record.read_text(encoding="utf-8"))["session"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
     ended = 0
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (process / "cmdline").read_bytes().decode(errors="replace")
-            if session in arguments and int(process.name) != os.getpid():
+        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+            if int(process.name) != os.getpid() and _serves(process, session):
                 os.kill(int(process.name), signal.SIGKILL)
                 ended += 1
     record.unlink(missing_ok=True)
     return ended
+
+
+def _serves(process: Path, session: Path) -> bool:
+    """Whether a process, as its folder in /proc, is one of the Ray session in this folder."""
+    if process.stat().st_uid != os.geteuid():
+        return False
+    program = (process / "exe").readlink().name
+    if not program.startswith("python") and program not in ("raylet", "gcs_server"):
+        return False
+    files = [*(process / "fd").iterdir()]
+    return any(f.lstat().st_mode & stat.S_IWUSR and f.readlink().is_relative_to(session) for f in files)
