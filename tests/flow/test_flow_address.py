@@ -31,11 +31,13 @@ def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_web_server_such_as_the_dashboard() -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.handle_request, daemon=True).start()
-        with pytest.raises(ConnectionError, match="no Ray head. Give the head's own port"):
+        with pytest.raises(ConnectionError, match=r"no Ray head\. Give the head's own port"):
             reach(f"localhost:{server.server_port}")
 
 
-@pytest.mark.parametrize("wrong", ["local", "ray://head:10001", "http://head:8265", "head", "head:", ":6379", "h:70000"])
+@pytest.mark.parametrize(
+    "wrong", ["local", "ray://head:10001", "http://head:8265", "head", "head:", ":6379", "h:70000"]
+)
 def test_what_is_no_address(wrong: str) -> None:
     with pytest.raises(ConnectionError, match="give HOST:PORT, such as"):
         find(wrong)
