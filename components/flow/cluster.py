@@ -63,9 +63,6 @@ def environment(loopback: bool) -> dict[str, str]:
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
         "RAY_AUTH_MODE": "token",  # Ray's default for local clusters, said aloud so that it does not warn
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # otherwise every report waits up to 2 s
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error that is none
-        "RAY_TRAIN_ENABLE_CONTROLLER_LOGGING": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         # a loaded machine hears of a task's end after its process is gone, and the dashboard would call it failed
@@ -84,7 +81,7 @@ def this_machine() -> Cluster:
 
 
 def start(config: ClusterConfig, workspace: Path, recipe: str) -> Cluster:
-    """Start or join Ray; `recipe` is what its dashboard shows of the job. ConnectionError says what did not answer."""
+    """Start or join Ray; `recipe` names the job in its dashboard. ConnectionError says what did not answer."""
     head = None if config.address is None else reach(config.address)
     for name, value in environment(head is None or on_loopback(head)).items():
         os.environ.setdefault(name, value)
@@ -94,7 +91,7 @@ def start(config: ClusterConfig, workspace: Path, recipe: str) -> Cluster:
     from ray.job_config import JobConfig
 
     options = {
-        "job_config": JobConfig(metadata={"recipe": recipe, "workspace": str(workspace)}),
+        "job_config": JobConfig(metadata={"job_name": recipe, "workspace": str(workspace)}),
         "log_to_driver": False,
         "logging_level": "ERROR",
         "configure_logging": True,
