@@ -17,7 +17,7 @@ SETTINGS_FRAME = 4
 def reach(address: str) -> str:
     """`auto` or `host:port` as the host:port of a server that answers. ConnectionError says what is wrong with it."""
     host, port = find(address)
-    check(host, port)
+    _check(address, host, port)
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -57,12 +57,12 @@ def find(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def check(host: str, port: int) -> None:
+def _check(address: str, host: str, port: int) -> None:
     """ConnectionError unless a server that may be Ray's answers there within seconds.
 
     Ray's head speaks gRPC, so HTTP/2, in which both sides begin with a frame of settings.
     """
-    where = f"cluster.address: at {host}:{port}"
+    silent = f"cluster.address={address}: nothing answers at {host}:{port}"
     start = f"Start a head (infra/README.md), see that its port is open to this machine, {ALONE}"
     try:
         with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
@@ -71,13 +71,13 @@ def check(host: str, port: int) -> None:
             connection.sendall(HTTP2_PREFACE)
             frame = connection.recv(9)
     except socket.gaierror:
-        raise ConnectionError(f"cluster.address: no host is called {host}. Give another, {ALONE}") from None
+        raise ConnectionError(f"cluster.address={address}: no host is called {host}. Give another, {ALONE}") from None
     except TimeoutError:
-        raise ConnectionError(f"{where} nothing answers within {ANSWER_SECONDS:g} s. {start}") from None
+        raise ConnectionError(f"{silent} within {ANSWER_SECONDS:g} s. {start}") from None
     except OSError as error:
-        raise ConnectionError(f"{where} nothing answers ({error.strerror}). {start}") from None
+        raise ConnectionError(f"{silent} ({error.strerror}). {start}") from None
     if len(frame) < 4 or frame[3] != SETTINGS_FRAME:
         raise ConnectionError(
-            f"{where} something answers that is no Ray head. Give the head's own port ({HEAD_PORT} unless it was "
-            "started with another --port), not its dashboard's or its client server's"
+            f"cluster.address={address}: what answers at {host}:{port} is no Ray head. Give the head's own port "
+            f"({HEAD_PORT} unless it was started with another --port), not its dashboard's or its client server's"
         )

@@ -41,9 +41,12 @@ def check_nodes(workspace: Path) -> tuple[list[str], list[str]]:
     """(faults, warnings) of the nodes of the running Ray, each naming its node; in little more than a minute."""
     token = secrets.token_hex(8)
     folder = workspace / f".probe-{token}"
-    folder.mkdir()
     try:
+        folder.mkdir()
         (folder / OURS).write_text(token, encoding="utf-8")
+    except OSError as error:
+        return [f"workspace={workspace} cannot be written: {error.strerror}; give another"], []
+    try:
         answers, faults = _ask(folder, token)
         warnings: list[str] = []
         until = time.monotonic() + CACHE_SECONDS

@@ -15,7 +15,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(ConnectionError, match=rf"at 127.0.0.1:{port} nothing answers \(Connection refused\)"):
+    with pytest.raises(ConnectionError, match=rf"nothing answers at 127.0.0.1:{port} \(Connection refused\)"):
         reach(f"127.0.0.1:{port}")
 
 
@@ -24,14 +24,14 @@ def test_a_server_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(ConnectionError, match=r"nothing answers within 0.2 s.*cluster.address away"):
+        with pytest.raises(ConnectionError, match=r"nothing answers at .* within 0.2 s.*cluster.address away"):
             reach(f"127.0.0.1:{silent.getsockname()[1]}")
 
 
 def test_a_web_server_such_as_the_dashboard() -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         Thread(target=server.handle_request, daemon=True).start()
-        with pytest.raises(ConnectionError, match=r"no Ray head\. Give the head's own port"):
+        with pytest.raises(ConnectionError, match=r"is no Ray head\. Give the head's own port"):
             reach(f"localhost:{server.server_port}")
 
 
@@ -50,6 +50,9 @@ def test_auto_is_what_a_job_was_told_or_what_ray_start_left(tmp_path: Path, monk
     with pytest.raises(ConnectionError, match=f"{record} is not there"):
         find("auto")
     record.parent.mkdir()
+    record.write_text("127.0.0.1:1")  # of a head that was killed
+    with pytest.raises(ConnectionError, match=r"cluster.address=auto: nothing answers at 127.0.0.1:1 "):
+        reach("auto")
     record.write_text("10.0.0.5:6379")
     assert find("auto") == ("10.0.0.5", 6379)
     monkeypatch.setenv("RAY_ADDRESS", "[fd00::2]:6380")
