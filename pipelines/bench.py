@@ -256,7 +256,7 @@ def tokenize(arguments: Sequence[str]) -> dict[str, Any]:
     subject: TokenizeSubject = parse(arguments, TokenizeSubject)
     actors, cpus = actors_and_cpus(usable_cores())
     with tempfile.TemporaryDirectory() as folder:
-        cluster.start(cluster.ClusterConfig(), Path(folder))
+        cluster.start(cluster.ClusterConfig(), Path(folder), "bench tokenize")
         try:
             rows = [compare(size, subject.vocabulary_size, actors, cpus, subject.repeats) for size in subject.megabytes]
         finally:

@@ -81,16 +81,19 @@ def test_pods_share_image_user_and_the_folder_of_the_workspace(pod: str, recipe:
         assert Path(str(path)).is_relative_to(mount["mountPath"])
 
 
-def test_the_cluster_is_large_enough_for_the_recipe(recipe: tuple[Recipe, Options]) -> None:
-    asked = recipe[0].cluster.training
+def test_the_cluster_is_what_the_recipe_reckons_with(recipe: tuple[Recipe, Options]) -> None:
+    asked = recipe[0].cluster
     assert recipe[0].name == JOB["metadata"]["job_name"] == "code_13b"
-    assert recipe[0].cluster.address == "auto"
+    assert asked.address == "auto"
+    assert WORKERS["replicas"] == WORKERS["minReplicas"] == WORKERS["maxReplicas"] == asked.nodes
     limits = container("workers")["resources"]["limits"]
-    assert WORKERS["replicas"] == WORKERS["minReplicas"] == WORKERS["maxReplicas"]
-    per_node = int(limits["nvidia.com/gpu"])
-    assert WORKERS["replicas"] * per_node >= asked.workers * asked.gpus_per_worker
-    assert asked.cpus_per_worker is not None
-    assert int(limits["cpu"]) >= per_node * asked.cpus_per_worker
+    assert limits == container("workers")["resources"]["requests"]
+    found = int(limits["cpu"]), int(limits["nvidia.com/gpu"]), int(limits["memory"].removesuffix("G")) * 10**9
+    assert found == (asked.node_cpus, asked.node_gpus, asked.node_memory_bytes)
+    workers = asked.training
+    assert WORKERS["replicas"] * found[1] >= workers.workers * workers.gpus_per_worker
+    assert workers.cpus_per_worker is not None
+    assert found[0] >= found[1] * workers.cpus_per_worker
 
 
 def test_the_commands_of_the_readme_export_the_settings_of_the_code() -> None:
