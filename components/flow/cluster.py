@@ -21,6 +21,8 @@ from components.flow.stage_run import write_json
 
 OBJECT_STORE_BYTES = 1 << 30
 LEFTOVERS = "ray-session.json"
+KIND = "accelerator_type:"
+"""How Ray names a node's kind of GPU among its resources."""
 TOKEN_ADVICE = (
     "Every machine of a cluster needs the same token: copy the head's ~/.ray/auth_token here, mode 600, or set "
     "RAY_AUTH_TOKEN_PATH; for a cluster without tokens set RAY_AUTH_MODE=disabled"
@@ -56,6 +58,13 @@ class Cluster:
     gpus: float
     dashboard: str | None
     local: bool
+    nodes: int = 1
+    node_gpus: int = 0
+    """GPUs of the node that has the most."""
+    node_memory_bytes: int | None = None
+    """Main memory of the GPU node (or, without GPUs, node) that has the least."""
+    gpu_kinds: tuple[str, ...] = ()
+    """What Ray calls the GPUs there."""
 
 
 def environment(loopback: bool) -> dict[str, str]:
@@ -104,9 +113,19 @@ def start(config: ClusterConfig, workspace: Path, recipe: str) -> Cluster:
         token.chmod(0o600)  # Ray writes it readable by everyone
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
-    return Cluster(have.get("CPU", 0.0), largest, have.get("GPU", 0.0), f"http://{url}" if url else None, head is None)
+    alive: list[dict[str, float]] = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    working = [node for node in alive if node.get("GPU")] or alive
+    return Cluster(
+        have.get("CPU", 0.0),
+        max((node.get("CPU", 0.0) for node in alive), default=0.0),
+        have.get("GPU", 0.0),
+        f"http://{url}" if url else None,
+        head is None,
+        nodes=len(working),
+        node_gpus=int(max((node.get("GPU", 0.0) for node in alive), default=0.0)),
+        node_memory_bytes=int(min((node["memory"] for node in working if "memory" in node), default=0)) or None,
+        gpu_kinds=tuple(sorted({key.partition(":")[2] for n in working for key in n if key.startswith(KIND)})),
+    )
 
 
 def _start_own(config: ClusterConfig, workspace: Path, options: Mapping[str, Any]) -> Any:

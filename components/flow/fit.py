@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,23 @@ def blockers(plan: Plan, capacity: Capacity, here: Cluster | None) -> list[str]:
     """All that keeps a plan from being run: problems of its stages, and what is short. `here`: this machine, unless
     a cluster is joined."""
     return [*plan.problems, *(shortages(plan.to_run(), here) if here else ()), *misfits(plan, capacity)]
+
+
+def found(declared: Capacity, cluster: Cluster) -> tuple[Capacity, list[str]]:
+    """What a cluster that answers really has, in place of what was declared, and what of that is worth a word."""
+    words = []
+    kind = declared.gpu.name
+    if cluster.gpu_kinds and not any(kind in name.upper() for name in cluster.gpu_kinds):
+        words.append(f"the plan reckoned with {kind}, the cluster has {', '.join(cluster.gpu_kinds)}: give gpu=…")
+    there = replace(
+        declared,
+        nodes=cluster.nodes,
+        cpus=int(cluster.largest_node_cpus),
+        gpus=cluster.node_gpus,
+        memory_bytes=cluster.node_memory_bytes or declared.memory_bytes,
+        here=cluster.local,
+    )
+    return there, words
 
 
 def disk_shortage(plan: Plan, workspace: Path) -> list[str]:

@@ -19,11 +19,12 @@ from typing import Any
 from rich.console import Console
 
 from components.flow import cluster as ray_cluster
+from components.flow.address import reach
 from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.cost import Capacity
 from components.flow.execute import execute
-from components.flow.fit import blockers, disk_shortage
+from components.flow.fit import blockers, disk_shortage, found, misfits
 from components.flow.folder import RUN_FILE, link, log_to, run_directory
 from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
@@ -86,6 +87,8 @@ def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) 
         (settings.workspace / "driver.lock").touch()
     except OSError as error:
         raise Refused(f"workspace={settings.workspace} cannot be written: {error.strerror}; give another") from None
+    if plan.to_run() and settings.cluster.address:
+        reach(settings.cluster.address)  # before anything of this run is written down
     with workspace_lock(settings.workspace):
         return _Invocation(plan, store, settings, console).run()
 
@@ -168,6 +171,10 @@ class _Invocation:
         if not self.cluster.local:
             unfit, differences = check_nodes(self.settings.workspace)
             faults += unfit
+            if self.settings.capacity:
+                there, words = found(self.settings.capacity, self.cluster)
+                faults += misfits(self.plan, there)
+                differences += words
             for line in differences:
                 self.console.print(line, highlight=False, markup=False)
         if faults:

@@ -188,16 +188,20 @@ class Store:
 def provenance() -> dict[str, Any]:
     """Git commit, command line and library versions, for manifests."""
     root = Path(__file__).resolve().parents[2]
-    git = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        git = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        commit = git.stdout.strip() or None if git.returncode == 0 else None
+    except OSError:  # no git here
+        commit = None
     versions = {name: importlib.metadata.version(name) for name in ("torch", "ray", "pyarrow", "sentencepiece")}
     versions["python"] = sys.version.split()[0]
     return {
-        "git_commit": git.stdout.strip() or None if git.returncode == 0 else None,
+        "git_commit": commit,
         "command": list(sys.argv),
         "versions": versions,
     }

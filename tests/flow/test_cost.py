@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from toy_pipeline import Number, number
 
+from components.flow.cluster import Cluster
 from components.flow.cost import Capacity, Cost, Device, Outlook, total
-from components.flow.fit import disk_shortage, misfits
+from components.flow.fit import disk_shortage, found, misfits
 from components.flow.node import Graph, stage
 from components.flow.plan import make_plan
 from components.flow.quantity import device_time, scaled, size
@@ -123,6 +124,17 @@ def test_quantities_are_read_as_people_write_them() -> None:
     assert [scaled(x) for x in (209_715_200_000, 13_015_864_320, 1234, 7)] == ["209.7 B", "13.02 B", "1.234 k", "7"]
     assert [size(x) for x in (52_063_457_280, 999, 1.5e12)] == ["52.1 GB", "999 B", "1.5 TB"]
     assert [device_time(s, "core") for s in (30, 600, 7200)] == ["30 core-seconds", "10 core-minutes", "2 core-hours"]
+
+
+def test_a_cluster_that_answers_counts_as_it_is_and_not_as_declared(tmp_path: Path) -> None:
+    declared = Capacity(8, 96, 8, 1000, GPU, CPU, here=False)
+    answers = Cluster(16, 8, 1, None, False, nodes=1, node_gpus=1, node_memory_bytes=50, gpu_kinds=("A100",))
+    there, words = found(declared, answers)
+    assert (there.nodes, there.cpus, there.gpus, there.memory_bytes) == (1, 8, 1, 50)
+    assert words == ["the plan reckoned with G, the cluster has A100: give gpu=…"]
+    plan = make_plan(Graph.of(work.bind(Work(80), execution=How())), Store(tmp_path))
+    assert misfits(plan, declared) == []
+    assert "needs 2 GPUs; the cluster has 1" in misfits(plan, there)[0]
 
 
 def test_a_device_that_cannot_be_is_refused() -> None:
