@@ -2,10 +2,13 @@
 
     python pipelines/bench.py subject=decode checkpoint=runs/latest/pretrain-n4
     python pipelines/bench.py subject=decode size=110M dtype=bfloat16
+    python pipelines/bench.py subject=memory      a plan's memory beside the measured peak
+    python pipelines/bench.py subject=tokenize    tokenizing to shards beside one sentencepiece process
+    python pipelines/bench.py subject=flow        planning and running stages that do nothing
 
-With checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or the UTF-8 file text=…),
-and every arm is checked for losslessness. Without it, a model of the named size with random weights is timed, and
-the number of accepted drafts is drawn from acceptance=[…]: the work is real, the text is not.
+subject=decode: with checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or the UTF-8
+file text=…), and every arm is checked for losslessness. Without it, a model of the named size with random weights is
+timed, and the number of accepted drafts is drawn from acceptance=[…]: the work is real, the text is not.
 """
 
 import dataclasses
@@ -17,9 +20,13 @@ import tempfile
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from components.decoding.config import DecodingConfig
+from components.flow.quantity import size
+from components.model.config import ModelConfig
+from components.training.config import TrainingConfig, TrainingExecution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +64,8 @@ def parse(arguments: Sequence[str], kind: type) -> Any:
             faults.append(f"{key}: no such key; {hint}")
         else:
             values[key] = _value(value)
+            if typing.get_origin(typing.get_type_hints(kind)[key]) is tuple and not isinstance(values[key], list):
+                values[key] = [values[key]]  # a list of one needs no comma
     try:
         built: Any = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -101,7 +110,7 @@ def _decode_checkpoint(subject: DecodeSubject, checkpoint: Path) -> dict[str, An
     from components.tokenizer.codec import load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(checkpoint, device)
+    model = load_model(checkpoint, device, getattr(torch, subject.dtype))
     codec = load_tokenizer(checkpoint / "tokenizer")
     if subject.text is not None:
         text: Any = _Tokens(codec.encode(subject.text.read_text(encoding="utf-8")))
@@ -145,12 +154,12 @@ def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
 
     if subject.size not in SIZES:
         raise ValueError(f"size is {subject.size!r}; there are {', '.join(SIZES)}")
-    size = SIZES[subject.size]
-    acceptance = size.acceptance if subject.acceptance is None else subject.acceptance
+    chosen = SIZES[subject.size]
+    acceptance = chosen.acceptance if subject.acceptance is None else subject.acceptance
     device = "cuda" if torch.cuda.is_available() else "cpu"
     config = _config(subject)
-    heads = heads_to_measure(config, size.model.n_future_tokens)
-    model = random_model(size.model, subject.seed, device)
+    heads = heads_to_measure(config, chosen.model.n_future_tokens)
+    model = random_model(chosen.model, subject.seed, device)
     rows = time_synthetic(config, model, heads, acceptance, subject.cores or os.cpu_count() or 1)
     return {
         "subject": "decode",
@@ -158,11 +167,127 @@ def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
         "text": "invalid: random weights, acceptance drawn",
         "config": dataclasses.asdict(config),
         "acceptance": list(acceptance),
-        "model": dataclasses.asdict(size.model),
+        "model": dataclasses.asdict(chosen.model),
         "machine": describe(),
         "quiet": all(row["quiet"] is not False for row in rows),
         "rows": rows,
     }
+
+
+@dataclasses.dataclass(frozen=True)
+class MemorySubject:
+    """What subject=memory takes."""
+
+    threads: int = 2
+    """CPU threads of a step."""
+
+
+MEMORY_SIZES: Mapping[str, tuple[ModelConfig, TrainingConfig, TrainingExecution]] = {
+    "9M, context 256, micro-batch 8": (
+        ModelConfig(dim=256, layers=10, n_attention_heads=4, ffn_dim=768, vocabulary_size=1024, n_future_tokens=4),
+        TrainingConfig(batch_tokens=2048, context_length=256, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=8),
+    ),
+    "29M, context 1024, micro-batch 2": (
+        ModelConfig(dim=512, layers=6, n_attention_heads=8, vocabulary_size=8192, n_future_tokens=2),
+        TrainingConfig(batch_tokens=4096, context_length=1024, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=2),
+    ),
+    "134M, context 512, micro-batch 1": (
+        ModelConfig(dim=768, layers=12, n_attention_heads=12, vocabulary_size=32000, n_future_tokens=4),
+        TrainingConfig(batch_tokens=1024, context_length=512, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=1),
+    ),
+    "134M, the same, activations checkpointed": (
+        ModelConfig(dim=768, layers=12, n_attention_heads=12, vocabulary_size=32000, n_future_tokens=4),
+        TrainingConfig(batch_tokens=1024, context_length=512, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=1, activation_checkpointing=True),
+    ),
+}
+
+
+def memory(arguments: Sequence[str]) -> dict[str, Any]:
+    """The closed form that a plan uses beside torch's memory tracker and the resident size, each in a new process."""
+    import multiprocessing
+
+    from components.training.measured_memory import measure_in_this_process
+    from components.training.memory import training_memory
+
+    subject: MemorySubject = parse(arguments, MemorySubject)
+    rows = []
+    for name, setting in MEMORY_SIZES.items():
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peak, before, resident = pool.apply(measure_in_this_process, (*setting, subject.threads))
+        parts = training_memory(*setting)
+        planned = sum(parts.values())
+        rows.append(
+            {
+                "setting": name,
+                "planned_bytes": planned,
+                "peak_bytes": peak,
+                "ratio": planned / peak,
+                "resident_bytes": resident,
+                "resident_before_bytes": before,
+                "parts": parts,
+            }
+        )
+    return {"subject": "memory", "rows": rows, "quiet": True, "text": "", "machine": _machine()}
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizeSubject:
+    """What subject=tokenize takes."""
+
+    megabytes: tuple[int, ...] = (10, 50, 200)
+    """Text to tokenize, in MB, an experiment each."""
+    vocabulary_size: int = 4096
+    """Symbols of the tokenizer."""
+    repeats: int = 3
+    """Turns of one process and Ray."""
+
+
+def tokenize(arguments: Sequence[str]) -> dict[str, Any]:
+    """The shards stage's way on Ray beside one sentencepiece process, in turns; Ray's start is not counted."""
+    from components.flow import cluster
+    from components.flow.identity import usable_cores
+    from components.shards.benchmark import compare
+    from components.shards.stage import actors_and_cpus
+
+    subject: TokenizeSubject = parse(arguments, TokenizeSubject)
+    actors, cpus = actors_and_cpus(usable_cores())
+    with tempfile.TemporaryDirectory() as folder:
+        cluster.start(cluster.ClusterConfig(), Path(folder), "bench tokenize")
+        try:
+            rows = [compare(size, subject.vocabulary_size, actors, cpus, subject.repeats) for size in subject.megabytes]
+        finally:
+            cluster.stop()
+    return {
+        "subject": "tokenize", "actors": actors, "rows": rows, "quiet": True, "text": "", "machine": _machine(),
+    }  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSubject:
+    """What subject=flow takes."""
+
+    stages: int = 201
+    """Trivial stages in the graph."""
+
+
+def flow(arguments: Sequence[str]) -> dict[str, Any]:
+    """What the engine costs by itself."""
+    from components.flow.benchmark import time_stages
+
+    subject: FlowSubject = parse(arguments, FlowSubject)
+    return {
+        "subject": "flow", "rows": [time_stages(subject.stages)], "quiet": True, "text": "", "machine": _machine(),
+    }  # fmt: skip
+
+
+def _machine() -> dict[str, Any]:
+    from components.flow.identity import machine
+
+    return machine()
 
 
 def _progress(done: float, total: float, text: str) -> None:
@@ -172,7 +297,8 @@ def _progress(done: float, total: float, text: str) -> None:
         )
 
 
-COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
+DECODE_COLUMNS: Columns = {
     "batch": lambda row: str(row["batch"]),
     "k": lambda row: str(row["k"]),
     "threads": lambda row: str(row["threads"]),
@@ -187,23 +313,55 @@ COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
 }
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+MEMORY_COLUMNS: Columns = {
+    "setting": lambda row: row["setting"],
+    "planned": lambda row: size(row["planned_bytes"]),
+    "peak of tensors": lambda row: size(row["peak_bytes"]),
+    "ratio": lambda row: f"{row['ratio']:.3f}",
+    "resident": lambda row: size(row["resident_bytes"]),
+    "of it before": lambda row: size(row["resident_before_bytes"]),
+}
+TOKENIZE_COLUMNS: Columns = {
+    "text": lambda row: size(row["text_bytes"]),
+    "one process": lambda row: f"{median(row['one_process_seconds']):.2f} s",
+    "Ray": lambda row: f"{median(row['ray_seconds']):.2f} s",
+    "MB/s": lambda row: f"{row['bytes_per_second'] / 1e6:.1f}",
+    "ratio": lambda row: f"{row['ratio']:.2f} ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})",
+    "driver grew by": lambda row: size(row["driver_growth_bytes"]),
+    "largest worker": lambda row: size(row["largest_worker_bytes"]),
+}
+FLOW_COLUMNS: Columns = {
+    "stages": lambda row: str(row["stages"]),
+    "plan": lambda row: f"{row['plan_seconds']:.2f} s",
+    "run": lambda row: f"{row['run_seconds']:.1f} s",
+    "plan again": lambda row: f"{row['plan_again_seconds']:.2f} s",
+}
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
     """Rows for people."""
-    cells = [list(COLUMNS), *([show(row) for show in COLUMNS.values()] for row in rows)]
+    cells = [list(columns), *([show(row) for show in columns.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join("  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in cells)
 
 
-SUBJECTS: Mapping[str, Callable[[Sequence[str]], dict[str, Any]]] = {"decode": decode}
+SUBJECTS: Mapping[str, tuple[type, Callable[[Sequence[str]], dict[str, Any]], Columns]] = {
+    "decode": (DecodeSubject, decode, DECODE_COLUMNS),
+    "memory": (MemorySubject, memory, MEMORY_COLUMNS),
+    "tokenize": (TokenizeSubject, tokenize, TOKENIZE_COLUMNS),
+    "flow": (FlowSubject, flow, FLOW_COLUMNS),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or set(arguments) & {"-h", "--help", "help"}:
-        print(__doc__ + "\nKeys of subject=decode (defaults):")
-        for field in dataclasses.fields(DecodeSubject):
-            print(f"  {field.name}={field.default}")
+        print(__doc__)
+        for subject, (keys, _, _) in SUBJECTS.items():
+            print(f"Keys of subject={subject} (defaults):")
+            for field in dataclasses.fields(keys):
+                print(f"  {field.name}={field.default}")
         return 0
     named = [argument for argument in arguments if argument.startswith("subject=")]
     name = named[-1].partition("=")[2] if named else ""
@@ -212,12 +370,13 @@ def main(argv: list[str] | None = None) -> int:
         hint = f"did you mean {near[0]}? " if near else ""
         print(f"bench.py: subject={name or '…'}: {hint}give one of {', '.join(SUBJECTS)}", file=sys.stderr)
         return 2
+    _, measure, columns = SUBJECTS[name]
     try:
-        result = SUBJECTS[name]([argument for argument in arguments if argument not in named])
+        result = measure([argument for argument in arguments if argument not in named])
     except (ValueError, OSError) as error:
         print("\n".join(f"bench.py: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    print(table(result["rows"]))
+    print(table(result["rows"], columns))
     if not result["quiet"]:
         print("Other processes used the machine meanwhile: read these figures with care.")
     if str(result["text"]).startswith("invalid"):

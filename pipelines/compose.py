@@ -4,23 +4,18 @@ Hydra only composes plain values; what they may be is decided by the dataclasses
 """
 
 import dataclasses
-import difflib
 import math
 import re
-import sys
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.corpus.remote import is_uri
-from pipelines.recipe import DERIVED, Options, Recipe
+from pipelines import keys
+from pipelines.overrides import faults_of_overrides, for_hydra, readable
+from pipelines.recipe import Options, Recipe
 
-ROOT = Path(__file__).resolve().parents[1]
-CONF = ROOT / "conf"
-DEFAULT_RECIPE = "demo"
-OPEN = ("corpus.mixture.",)
-"""Keys below which names are the user's own; what may stand below a name is checked with the values."""
 PLACEHOLDER_VOCABULARY = 32_000
 """Stands for a size that cannot be known, so that only that is said of it."""
 
@@ -31,30 +26,6 @@ class Faults(Exception):
     def __init__(self, faults: Sequence[str]) -> None:
         super().__init__("\n".join(faults))
         self.faults = list(faults)
-
-
-def defaults() -> dict[str, Any]:
-    """Every key a recipe or command line may set, with its default, as plain values."""
-
-    def plain(value: Any, where: str) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            items = {f.name: f"{where}.{f.name}" if where else f.name for f in dataclasses.fields(value)}
-            return {k: plain(getattr(value, k), path) for k, path in items.items() if path not in DERIVED}
-        return [plain(item, where) for item in value] if isinstance(value, tuple) else value
-
-    tree: dict[str, Any] = plain(Recipe(), "") | plain(Options(), "")
-    return tree
-
-
-def recipes() -> dict[str, str]:
-    """Name of every recipe in conf/, with the first comment line of its file."""
-    found = {}
-    for path in sorted(CONF.glob("*.yaml")):
-        comments = (
-            line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line[:1] == "#"
-        )
-        found[path.stem] = next((c for c in comments if not c.startswith("@package")), "")
-    return found
 
 
 def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
@@ -80,7 +51,7 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
             except ValidationError as error:
                 lines = [line for e in error.errors() for line in _sentences(dict(e))]
                 faults += [line for line in lines if not any(_names(line, path) for path in removed)]
-                wrong = {line.split(": ")[0].split(" ")[0] for line in lines} & {*_paths(part)}
+                wrong = {line.split(": ")[0].split(" ")[0] for line in lines} & {*keys.paths(part)}
                 if not wrong:
                     break
                 removed |= wrong
@@ -91,6 +62,11 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
     if faults:
         raise Faults(faults)
     return _absolute_paths(built[0]), built[1]
+
+
+def recorded_recipe(values: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run wrote down. Raises Faults where this version no longer knows a key of it."""
+    return build(_without(values, [path for path in keys.paths(values) if keys.derived(path)]))[0]
 
 
 def _names(line: str, path: str) -> bool:
@@ -123,26 +99,24 @@ def _with_vocabulary(tokenizer: Mapping[str, Any]) -> tuple[list[str], dict[str,
     except ValueError as error:
         if size is not None and not Path(path).exists():  # planned where the file is not; a run will want it
             return [], known
-        return [f"tokenizer.{error}; with vocabulary_size=N a plan goes without the file"], {
-            **known,
-            "vocabulary_size": PLACEHOLDER_VOCABULARY,
-        }
+        fault = f"tokenizer.{error}; with vocabulary_size=N a plan goes without the file"
+        return [fault], {**known, "vocabulary_size": PLACEHOLDER_VOCABULARY}
     if size is not None and size != found:
         return [f"tokenizer.vocabulary_size is {size}, but {path} has {found} symbols; give null"], known
     return [], {**known, "vocabulary_size": found}
 
 
 def _absolute_paths(recipe: Recipe) -> Recipe:
-    """A path on the command line means the directory one stands in, wherever a worker stands. A URI stays."""
+    """A path on the command line means the directory one stands in, wherever a worker stands."""
+    mixture = {n: dataclasses.replace(part, path=_absolute(part.path)) for n, part in recipe.corpus.mixture.items()}
+    corpus = dataclasses.replace(recipe.corpus, path=_absolute(recipe.corpus.path), mixture=mixture)
+    pairs = dataclasses.replace(recipe.pairs, path=_absolute(recipe.pairs.path))
+    return dataclasses.replace(recipe, corpus=corpus, pairs=pairs)
 
-    def absolute(path: str | None) -> str | None:
-        return path if path is None or is_uri(path) else str(Path(path).expanduser().absolute())
 
-    corpus = dataclasses.replace(recipe.corpus, path=absolute(recipe.corpus.path))
-    if corpus.mixture is not None:
-        parts = {name: dataclasses.replace(p, path=absolute(p.path)) for name, p in corpus.mixture.items()}
-        corpus = dataclasses.replace(corpus, mixture=parts)
-    return dataclasses.replace(recipe, corpus=corpus)
+def _absolute(path: str | None) -> str | None:
+    """A URI with a scheme stays as it is."""
+    return path if path is None or is_uri(path) else str(Path(path).expanduser().absolute())
 
 
 def _sentences(error: Mapping[str, Any]) -> list[str]:
@@ -151,8 +125,7 @@ def _sentences(error: Mapping[str, Any]) -> list[str]:
     message = str(error["msg"]).removeprefix("Value error, ")
     lines = message.splitlines()
     if error["type"] == "value_error":
-        every = {*_paths(defaults())}
-        named = [f"{path}.{line}" if f"{path}.{line.split()[0]}" in every else f"{path}: {line}" for line in lines]
+        named = [f"{path}.{line}" if keys.exists(f"{path}.{line.split()[0]}") else f"{path}: {line}" for line in lines]
         return named if path else lines
     given = error["input"]
     if error["type"] == "tuple_type":
@@ -161,59 +134,49 @@ def _sentences(error: Mapping[str, Any]) -> list[str]:
     return [f"{path}: {message[:1].lower()}{message[1:]}{shown}"]
 
 
-def _fields(kind: Any) -> dict[str, Any]:
-    return typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+def _fields(kinds: tuple[Any, ...], values: Mapping[str, Any]) -> dict[str, Any]:
+    """What each key may be, in dataclasses or in a mapping of dataclasses; of the latter, for the keys in `values`."""
+    hints: dict[str, Any] = {}
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind):
+            hints |= typing.get_type_hints(kind)
+        else:
+            hints |= dict.fromkeys(values, typing.get_args(kind)[1])
+    return hints
 
 
-def _kinds(hints: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The dataclasses below a key, by their names there: `""` for one, the names given for a mapping of them."""
-    hint = hints[key]
-    if not isinstance(value, Mapping):
-        return {}
-    if dataclasses.is_dataclass(hint):
-        return {"": hint}
-    for option in typing.get_args(hint):
-        if typing.get_origin(option) is Mapping and dataclasses.is_dataclass(typing.get_args(option)[1]):
-            return {str(name): typing.get_args(option)[1] for name, part in value.items() if isinstance(part, Mapping)}
-    return {}
+def _has_fields(kind: Any) -> bool:
+    """Whether a type is a dataclass or a mapping of dataclasses."""
+    return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is Mapping
 
 
 def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> tuple[list[str], dict[str, Any]]:
     """Unknown or derived keys as faults, and the values without them."""
-    hints: dict[str, Any] = {}
-    for kind in kinds:
-        hints |= _fields(kind)
+    hints = _fields(kinds, values)
     faults: list[str] = []
     known: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
-        if path in DERIVED:
-            faults.append(f"{path} cannot be given: {DERIVED[path]}")
+        if fault := keys.derived(path):
+            faults.append(fault)
         elif key not in hints:
-            faults.append(unknown_key(path, hints))
+            faults.append(keys.unknown_key(path))
+        elif _has_fields(hints[key]) and isinstance(value, Mapping):
+            below, known[key] = _strip_unknown(value, (hints[key],), path)
+            faults += below
         else:
             known[key] = value
-            for name, kind in _kinds(hints, key, value).items():
-                if not name:
-                    below, known[key] = _strip_unknown(value, (kind,), path)
-                else:
-                    below, values_below = _strip_unknown(value[name], (kind,), f"{path}.{name}")
-                    known[key] = {**known[key], name: values_below}
-                faults += below
     return faults, known
 
 
 def _foreign_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> list[str]:
     """True and False where a number belongs (Python would take them for 1 and 0), infinity and NaN anywhere."""
-    hints: dict[str, Any] = {}
-    for kind in kinds:
-        hints |= _fields(kind)
+    hints = _fields(kinds, values)
     faults = []
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
-        if below := _kinds(hints, key, value):
-            for name, kind in below.items():
-                faults += _foreign_numbers(value[name] if name else value, (kind,), f"{path}.{name}".rstrip("."))
+        if isinstance(value, Mapping) and _has_fields(hints[key]):
+            faults += _foreign_numbers(value, (hints[key],), path)
         elif isinstance(value, bool) and hints[key] is not bool:
             faults.append(f"{path}: input should be {getattr(hints[key], '__name__', hints[key])} (given: {value!r})")
         elif isinstance(value, float) and not math.isfinite(value):
@@ -221,86 +184,17 @@ def _foreign_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: s
     return faults
 
 
-def _paths(tree: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        path = f"{where}.{key}" if where else key
-        yield path
-        if isinstance(value, Mapping):
-            yield from _paths(value, path)
+def _help() -> str:
+    local, every = keys.for_this_machine(), keys.recipes()
+    width = max(map(len, every))
 
+    def listing(title: str, names: Collection[str]) -> str:
+        return "\n".join([title, *(f"  conf={name:<{width}} {every[name]}" for name in every if name in names)])
 
-def unknown_key(path: str, beside: Collection[str] = ()) -> str:
-    """A sentence on a key that does not exist, with the nearest that do, such as those known to stand `beside` it."""
-    every = [*_paths(defaults()), "conf"]
-    parent, _, leaf = path.rpartition(".")
-    siblings = [p for p in every if p.rpartition(".")[0] == parent] or [f"{parent}.{name}" for name in beside]
-    near = [
-        f"{parent}.{n}" if parent else n
-        for n in difflib.get_close_matches(leaf, [s.rpartition(".")[2] for s in siblings], 3, 0.5)
-    ]
-    near += [p for p in difflib.get_close_matches(path, every, 3, 0.7) if p not in near]
-    near += [p for p in every if p.rpartition(".")[2] == leaf and p not in near]
-    hint = (
-        f"; did you mean {' or '.join(near[:3])}?" if near else f"; there are {', '.join(siblings)}" if siblings else ""
-    )
-    return f"{path}: no such key{hint}"
-
-
-def faults_of_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(faults, arguments without them): keys and recipes on the command line that do not exist.
-
-    Hydra would stop at the first of them and offer no near names.
-    """
-    tree = defaults()
-    every = {*_paths(tree), "conf"}
-    groups = {p.name for p in CONF.iterdir() if p.is_dir()}
-    faults, good = [], []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or key.startswith(("-", "hydra", "~")):
-            good.append(argument)
-            continue
-        name = key.lstrip("+")
-        if name in DERIVED:
-            faults.append(f"{name} cannot be given: {DERIVED[name]}")
-        elif name.startswith(OPEN):
-            good.append(f"++{name}={value}")  # a field that the group's file does not give is added
-        elif name not in every:
-            faults.append(unknown_key(name))
-        elif name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
-            near = difflib.get_close_matches(missing[0], recipes(), 3, 0.4)
-            hint = f"did you mean {' or '.join(near)}? " if near else ""
-            faults.append(f"conf={missing[0]}: no such recipe; {hint}there are {', '.join(recipes())}")
-        elif name in groups and value and not value.startswith(("{", "[")):
-            options = sorted(p.stem for p in (CONF / name).glob("*.yaml"))
-            wrong = [v for v in value.split(",") if v not in options]
-            if wrong:
-                faults.append(
-                    f"{name}={wrong[0]}: no such choice in conf/{name}/; there are {', '.join(options) or 'none'}"
-                )
-            else:
-                good.append(argument)
-        else:
-            good.append(argument)
-    return faults, good
-
-
-def _readable(argument: str) -> str:
-    """An override as Hydra can read it: the home folder in place of a leading `~`, which shells leave there
-    (`corpus.path=~/src`), and quotes around a URI with a query (`corpus.path=s3://bucket/folder?region=eu-west-1`)."""
-    key, equals, value = argument.partition("=")
-    if equals and value.startswith("~"):
-        return f"{key}={Path(value).expanduser()}"
-    return f"{key}='{value}'" if is_uri(value) and "=" in value else argument
-
-
-def _register() -> None:
-    from hydra.core.config_store import ConfigStore
-
-    listing = "\n".join(f"  conf={name:<12} {text}" for name, text in recipes().items())
-    header = (
+    return (
         "Headstart: train language models that predict several tokens at once, and measure what it buys.\n\n"
-        f"python pipelines/full.py conf=NAME [key=value …]\n\nRecipes:\n{listing}\n\n"
+        f"python pipelines/full.py conf=NAME [key=value …]\n\n{listing('Recipes for this machine:', local)}\n\n"
+        f"{listing('Recipes of the paper, for a cluster:', every.keys() - local)}\n\n"
         "Options:\n"
         "  plan=true          show what would run and why, run nothing\n"
         "  workspace=PATH     where everything goes (default: runs)\n"
@@ -308,27 +202,35 @@ def _register() -> None:
         "  reuse=none         make everything anew     -m seed=1,2,3     a sweep\n\n"
         "Every field: conf/README.md. The composed recipe: --cfg job"
     )
+
+
+def register(sweep_folder: str = ".") -> None:
+    """Tell Hydra the defaults, and where a sweep may write its own record of itself."""
+    from hydra.core.config_store import ConfigStore
+
     store = ConfigStore.instance()
-    store.store(name="recipe_defaults", node=defaults())
+    store.store(name="recipe_defaults", node=keys.defaults())
     store.store(
         name="full",
         node={
             "defaults": [
                 "recipe_defaults",
-                {"conf": DEFAULT_RECIPE},
+                {"cpu": "avx512"},
+                {"gpu": "h100"},
+                {"conf": keys.DEFAULT_RECIPE},
                 "_self_",
                 {"override hydra/job_logging": "none"},
                 {"override hydra/hydra_logging": "none"},
             ],
             "hydra": {
-                "searchpath": [f"file://{ROOT}"],
+                "searchpath": [f"file://{keys.ROOT}"],
                 "output_subdir": None,
                 "run": {"dir": "."},
                 "job": {"chdir": False},
-                "sweep": {"dir": "${workspace}", "subdir": "."},
+                "sweep": {"dir": sweep_folder, "subdir": "."},
                 "help": {
                     "app_name": "headstart",
-                    "header": header,
+                    "header": _help(),
                     "template": "${hydra.help.header}\n\nGroups (NAME=CHOICE):\n$APP_CONFIG_GROUPS",
                 },
             },
@@ -336,68 +238,37 @@ def _register() -> None:
     )
 
 
-def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
-    """A recipe by overrides, without a command line: `compose(["conf=bytes", "seed=2"])`. Raises Faults."""
+def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+    """What Hydra makes of overrides, as plain values. Raises Faults with its first complaint."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    faults, good = faults_of_overrides([_readable(override) for override in overrides])
-    _register()
+    register()
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-            values = OmegaConf.to_container(hydra_compose("full", overrides=list(good)), resolve=True)
-        assert isinstance(values, dict)
-        built = build({str(k): v for k, v in values.items()})
+        with initialize_config_dir(version_base="1.3", config_dir=str(keys.CONF)):
+            values = OmegaConf.to_container(hydra_compose("full", overrides=list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise Faults([str(error).splitlines()[0]]) from None
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}
+
+
+def sizes_of(recipe: str) -> Collection[str]:
+    """Names of the sizes of a recipe in conf/. Raises Faults where its file is at fault."""
+    sizes: Collection[str] = _composed([f"conf={recipe}"])["sizes"]
+    return sizes
+
+
+def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
+    """A recipe by overrides, without a command line: `compose(["conf=bytes", "seed=2"])`. Raises Faults."""
+    faults, good = faults_of_overrides([readable(override) for override in overrides], sizes_of)
+    try:
+        built = build(_composed([for_hydra(override) for override in good]))
     except Faults as error:
         raise Faults(faults + error.faults) from None
-    except (HydraException, OmegaConfBaseException) as error:
-        raise Faults([*faults, str(error).splitlines()[0]]) from None
     if faults:
         raise Faults(faults)
     return built
-
-
-def launch(main: Callable[[Recipe, Options, list[str]], int]) -> int:
-    """The command line: parse sys.argv with Hydra and call `main(recipe, options, overrides)` per job."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import DictConfig, OmegaConf
-
-    sys.argv[1:] = [_readable(argument) for argument in sys.argv[1:]]
-    faults, good = faults_of_overrides(sys.argv[1:])
-    if faults:
-        try:  # what else is wrong, so that all of it is said at once
-            compose([a for a in good if not a.startswith("-")])
-        except Faults as more:
-            faults += more.faults
-        return refuse(faults)
-    sys.argv[1:] = good
-    _register()
-    status = 0
-
-    @hydra.main(version_base="1.3", config_path=str(CONF), config_name="full")
-    def job(values: DictConfig) -> None:
-        nonlocal status
-        plain = OmegaConf.to_container(values, resolve=True)
-        assert isinstance(plain, dict)
-        try:
-            recipe, options = build({str(k): v for k, v in plain.items()})
-        except Faults as error:
-            status = refuse(error.faults)
-            return
-        status = max(status, main(recipe, options, list(HydraConfig.get().overrides.task)))
-
-    job()
-    return status
-
-
-def refuse(faults: Sequence[str]) -> int:
-    """Print faults for a person; exit code 2."""
-    print("This cannot run as asked:", file=sys.stderr)
-    for fault in faults:
-        print("  " + fault.replace("\n", "\n  "), file=sys.stderr)
-    print("Recipes and fields: conf/README.md, or --help", file=sys.stderr)
-    return 2

@@ -4,16 +4,21 @@ Plain frozen dataclasses are the truth; YAML in `conf/` and the command line onl
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from components.corpus.config import CorpusConfig, PairsConfig
 from components.decoding.config import DecodingConfig
 from components.evaluation.config import EvaluationConfig
+from components.flow.cost import Device
 from components.model.config import ModelConfig
 from components.shards.config import MAX_LOOKAHEAD, DataExecution, ShardsConfig
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import FinetuneConfig, TrainingConfig, TrainingExecution
+
+H100 = Device("H100", 989e12, 67e12, 3.35e12, 0.4, 76_000_000_000)
+CPU = Device("CPU core with AVX-512", 220e9, 100e9, 15e9, 0.5)
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,41 @@ class ClusterSettings:
     """None starts a Ray of its own on this machine; `auto` or `host:port` joins a running one."""
     dashboard_port: int = 8265
     """First port to try for the dashboard of a Ray of its own."""
+    nodes: int | None = None
+    """Nodes of the cluster that a plan reckons with; null: this machine alone. Checked once connected."""
+    node_cpus: int | None = None
+    """CPU cores of each node; null: as many as here."""
+    node_gpus: int | None = None
+    """GPUs of each node; null: as many as here."""
+    node_memory_bytes: int | None = None
+    """Main memory of each node; null: as much as here."""
+    gpu: Device = H100
+    """The kind of GPU and its rates."""
+    cpu: Device = CPU
+    """The kind of processor and its rates, by core."""
     training: TrainingExecution = field(default_factory=TrainingExecution)
     data: DataExecution = field(default_factory=DataExecution)
 
     def __post_init__(self) -> None:
+        faults = []
         if not 1 <= self.dashboard_port <= 65535:
-            raise ValueError(f"dashboard_port is {self.dashboard_port}; it must be a port, 1 to 65535")
+            faults.append(f"dashboard_port is {self.dashboard_port}; it must be a port, 1 to 65535")
+        for name, least in (("nodes", 1), ("node_cpus", 1), ("node_gpus", 0), ("node_memory_bytes", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                faults.append(f"{name} is {value}; it must be at least {least}, or null")
+        if faults:
+            raise ValueError("\n".join(faults))
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of a scaling study (paper 3.1)."""
+
+    model: ModelConfig
+    """The model's shape."""
+    training: TrainingConfig
+    """How it is trained."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +76,7 @@ class Recipe:
     """Seed of initial weights, data order and fine-tuning. Corpus and evaluation samples have their own, so that
     seeds are compared on the same data."""
     future_tokens: tuple[int, ...] = (1, 4)
-    """The n to compare: one model is trained for each."""
+    """The n to compare: one model is trained for each, in a scaling study for each at every size."""
     finetunes: tuple[tuple[int, int], ...] = ((1, 1), (4, 1))
     """Fine-tuned models as (n of the pretrained model, n' of the fine-tuned one) (paper 3.6)."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -51,66 +85,98 @@ class Recipe:
     shards: ShardsConfig = field(default_factory=ShardsConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+    """A scaling study: names of sizes, each with a `model` and a `training` of its own and all their fields, such as
+    `sizes.3b.training.steps`. Empty: `model` and `training` are the only size."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        faults: list[str] = []
+        faults = [*self._faults_of_names(), *self._faults_of_heads()]
+        for name in self.by_size():
+            faults += self._faults_of_size(name)
+        faults += self._faults_of_finetunes()
+        if faults:
+            raise ValueError("\n".join(faults))
+
+    def _faults_of_names(self) -> Iterator[str]:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
-            faults.append(f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only")
-        if self.evaluation.context_length > self.training.context_length:
-            faults.append(
-                f"evaluation.context_length is {self.evaluation.context_length}, more than the model is trained on: "
-                f"at most training.context_length, {self.training.context_length}"
+            yield f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only"
+        for name in self.sizes:
+            if not re.fullmatch(r"[A-Za-z0-9]\w*", name):
+                yield f"sizes has {name!r}; a size's name is part of stages' names: letters, digits and '_' only"
+        if self.sizes and (self.model, self.training) != (ModelConfig(), TrainingConfig()):
+            yield (
+                f"model or training is given beside sizes, which have their own ({', '.join(self.sizes)}): "
+                "give sizes.NAME.model and sizes.NAME.training instead"
             )
+
+    def _faults_of_heads(self) -> Iterator[str]:
         if not self.future_tokens:
-            faults.append("future_tokens is empty; it lists the n to compare, such as [1,4]")
+            yield "future_tokens is empty; it lists the n to compare, such as [1,4]"
         if len(set(self.future_tokens)) != len(self.future_tokens):
-            faults.append(f"future_tokens is {list(self.future_tokens)}; each n may stand once")
+            yield f"future_tokens is {list(self.future_tokens)}; each n may stand once"
         if max(self.future_tokens, default=1) > MAX_LOOKAHEAD:
-            faults.append(f"future_tokens is {list(self.future_tokens)}; each n may be {MAX_LOOKAHEAD} at most")
+            yield f"future_tokens is {list(self.future_tokens)}; each n may be {MAX_LOOKAHEAD} at most"
+        fewest = min((n for n in self.future_tokens if n > 1), default=MAX_LOOKAHEAD)
+        if self.decoding.heads and min(self.decoding.heads) > fewest:
+            yield (
+                f"decoding.heads is {list(self.decoding.heads)}, more than a model of future_tokens "
+                f"{list(self.future_tokens)} has; list at least one k that each model has, or null for all"
+            )
+
+    def _faults_of_size(self, name: str) -> Iterator[str]:
+        training = self.by_size()[name].training
+        where = f"sizes.{name}." if name else ""
+        if self.evaluation.context_length > training.context_length:
+            yield (
+                f"evaluation.context_length is {self.evaluation.context_length}, more than the model is trained on: "
+                f"at most {where}training.context_length, {training.context_length}"
+            )
         for n in self.future_tokens:
             try:
-                self.model_for(n)
+                self.model_for(n, name)
             except ValueError as error:
-                faults += [f"future_tokens contains {n}: {line}" for line in str(error).splitlines()]
+                at = f", at sizes.{name}" if name else ""
+                yield from (f"future_tokens contains {n}{at}: {line}" for line in str(error).splitlines())
+        yield from self._faults_of_workers(f"{where}training", training)
+
+    def _faults_of_finetunes(self) -> Iterator[str]:
         for pretrained, target in self.finetunes:
             if pretrained not in self.future_tokens:
-                faults.append(
+                yield (
                     f"finetunes starts from n = {pretrained}, which is not trained: future_tokens is "
                     f"{list(self.future_tokens)}; give finetunes=[[n,1]] with an n of these, or finetunes=[]"
                 )
             if not 1 <= target <= pretrained:
-                faults.append(f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}")
+                yield f"finetunes [{pretrained},{target}]: n' must be 1 to {pretrained}"
         if len(set(self.finetunes)) != len(self.finetunes):
-            faults.append(f"finetunes is {[list(pair) for pair in self.finetunes]}; each pair may stand once")
-        fewest = min((n for n in self.future_tokens if n > 1), default=MAX_LOOKAHEAD)
-        if self.decoding.heads and min(self.decoding.heads) > fewest:
-            faults.append(
-                f"decoding.heads is {list(self.decoding.heads)}, more than a model of future_tokens "
-                f"{list(self.future_tokens)} has; list at least one k that each model has, or null for all"
+            yield f"finetunes is {[list(pair) for pair in self.finetunes]}; each pair may stand once"
+        if self.finetunes:
+            yield from self._faults_of_workers("finetune", self.finetune)
+
+    def _faults_of_workers(self, part: str, training: TrainingConfig) -> Iterator[str]:
+        if self.cluster.training.workers > training.sequences_per_step:
+            yield (
+                f"cluster.training.workers is {self.cluster.training.workers}, but a step of {part} has "
+                f"{training.sequences_per_step} sequence(s) (batch_tokens / context_length) and every worker "
+                f"needs one: raise {part}.batch_tokens or take fewer workers"
             )
-        trainings = {"training": self.training} | ({"finetune": self.finetune} if self.finetunes else {})
-        for part, training in trainings.items():
-            if self.cluster.training.workers > training.sequences_per_step:
-                faults.append(
-                    f"cluster.training.workers is {self.cluster.training.workers}, but a step of {part} has "
-                    f"{training.sequences_per_step} sequence(s) (batch_tokens / context_length) and every worker "
-                    f"needs one: raise {part}.batch_tokens or take fewer workers"
-                )
-        if faults:
-            raise ValueError("\n".join(faults))
+
+    def by_size(self) -> Mapping[str, Size]:
+        """What is trained, by the size's name. An ordinary recipe has one size, and it needs no name."""
+        return self.sizes or {"": Size(self.model, self.training)}
 
     def decoding_for(self, n: int) -> DecodingConfig:
         """The decoding benchmark of the model that predicts n tokens ahead: of the heads listed, those it has."""
         heads = self.decoding.heads
         return self.decoding if heads is None else replace(self.decoding, heads=tuple(k for k in heads if k <= n))
 
-    def model_for(self, n: int) -> ModelConfig:
-        """The model that predicts n tokens ahead."""
-        return replace(self.model, n_future_tokens=n, vocabulary_size=self.tokenizer.size)
+    def model_for(self, n: int, size: str = "") -> ModelConfig:
+        """The model of a size that predicts n tokens ahead."""
+        return replace(self.by_size()[size].model, n_future_tokens=n, vocabulary_size=self.tokenizer.size)
 
 
 @dataclass(frozen=True)
@@ -125,8 +191,9 @@ class Options:
     """Stages or nodes to run; what they need must be there already."""
     until: str | None = None
     """Stage or node to run up to."""
-    reuse: Literal["config", "none"] = "config"
-    """`config`: reuse what the same config made from the same inputs; `none`: make everything anew."""
+    reuse: Literal["source", "config", "none"] = "source"
+    """`source`: reuse what the same config and the same code made from the same inputs; `config`: even if the code
+    changed since; `none`: make everything anew. A training that is half done goes on in the first two."""
     tracking_uri: str | None = None
     """MLflow server, such as http://127.0.0.1:5055; None: SQLite in the workspace."""
 

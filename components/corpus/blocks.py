@@ -7,6 +7,7 @@ orders its blocks.
 
 import json
 import logging
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +46,10 @@ def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /) -> Itera
     def run(row: dict[str, Any]) -> dict[str, str]:
         return _answer(function, row)
 
-    for row in _rows(work).map(run, num_cpus=1).iter_rows():
+    run.__name__ = name = _name_in_dashboard(function)
+    rows = _rows(work).map(run, num_cpus=1)
+    rows.set_name(name)
+    for row in rows.iter_rows():
         yield _read_answer(row)
 
 
@@ -77,12 +81,14 @@ def on_actors(
                 self.function = make(*self.arguments)
             return self.function(block)
 
+    Worker.__name__ = name = _name_in_dashboard(make)
     rows = _rows(work).map(
         Worker,
         fn_constructor_args=tuple(arguments),
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=cpus,
     )
+    rows.set_name(name)
     for row in rows.iter_rows():
         yield _read_answer(row)
 
@@ -92,6 +98,18 @@ def _rows(work: Sequence[Any]) -> Any:
     import ray.data
 
     return ray.data.from_items([{"block": json.dumps(block)} for block in work], override_num_blocks=len(work))
+
+
+def _name_in_dashboard(function: Callable[..., Any]) -> str:
+    """What Ray Data's work is called there, its tasks and actors between `Map(` and `)`: `corpus: read block`.
+
+    The engine names a stage's Ray task after its node; outside of a task the function's name stands alone.
+    """
+    import ray
+
+    task = ray.get_runtime_context().get_task_name()
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", function.__name__).lower()
+    return f"{task}: {words}" if task else words
 
 
 def _answer(function: Callable[[Any], Any], row: dict[str, Any]) -> dict[str, str]:

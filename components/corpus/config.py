@@ -1,5 +1,6 @@
 """What to collect, what to leave out, how to split. Needs the standard library alone."""
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -38,7 +39,9 @@ class SourceConfig:
         if self.source not in get_args(Source):
             faults.append(f"source is {self.source!r}; it must be one of {', '.join(map(repr, get_args(Source)))}")
         if self.source == "python" and self.path is not None:
-            faults.append(f"path is {self.path!r} with source 'python'; a path needs another source")
+            faults.append(
+                f"path is {self.path!r} with source 'python'; a path needs source: files, prose, parquet or jsonl"
+            )
         if self.source not in ("parquet", "jsonl"):
             for field in ("text_column", "id_column", "group_column"):
                 if getattr(self, field) != getattr(SourceConfig, field):
@@ -76,11 +79,11 @@ class PartConfig(SourceConfig):
 class CorpusConfig(SourceConfig):
     """Which documents become the corpus."""
 
-    mixture: Mapping[str, PartConfig] | None = None
+    mixture: Mapping[str, PartConfig] = dataclasses.field(default_factory=dict)
     """Several sources in one corpus, each under a name of yours with the fields above and a `weight`:
     `{code: {source: python, weight: 3}, text: {source: files, path: /data, weight: 1}}`. The weights are shares of
     the tokens, in every split: no document is repeated, so the scarcest part decides how much there is of the others.
-    The fields above then belong to the parts; those below are common."""
+    The fields above then belong to the parts; those below are common. Empty: one source."""
     min_bytes: int = 200
     """Documents with fewer bytes are dropped."""
     max_bytes_per_document: int = 1_000_000
@@ -123,7 +126,7 @@ class CorpusConfig(SourceConfig):
     """Chooses the subset and the split."""
 
     def __post_init__(self) -> None:
-        faults = self.source_faults() if self.mixture is None else _mixture_faults(self, self.mixture)
+        faults = self.source_faults() if not self.mixture else _mixture_faults(self, self.mixture)
         for field in ("min_bytes", "max_bytes_per_document", "max_line_length"):
             if getattr(self, field) < 1:
                 faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
@@ -149,19 +152,19 @@ class CorpusConfig(SourceConfig):
 
     def parts(self) -> "dict[str, CorpusConfig]":
         """What to collect from each source, by its name: the common fields with the source's own."""
-        if self.mixture is None:
+        if not self.mixture:
             return {self.source: self}
         total = sum(part.weight for part in self.mixture.values())
         parts = {}
         for name, part in self.mixture.items():
-            own = {field.name: getattr(part, field.name) for field in fields(SourceConfig)}
+            own = {f.name: getattr(part, f.name) for f in fields(SourceConfig)}
             max_bytes = None if self.max_bytes is None else max(1, round(self.max_bytes * part.weight / total))
-            parts[name] = replace(self, mixture=None, max_bytes=max_bytes, **own)
+            parts[name] = replace(self, mixture={}, max_bytes=max_bytes, **own)
         return parts
 
     def weights(self) -> dict[str, float]:
         """The share of the tokens that each source is to have."""
-        if self.mixture is None:
+        if not self.mixture:
             return {self.source: 1.0}
         total = sum(part.weight for part in self.mixture.values())
         return {name: part.weight / total for name, part in self.mixture.items()}
@@ -169,43 +172,69 @@ class CorpusConfig(SourceConfig):
 
 def _mixture_faults(config: CorpusConfig, mixture: Mapping[str, PartConfig]) -> list[str]:
     faults = []
-    for field in fields(SourceConfig):
-        if field.name != "source" and getattr(config, field.name) != field.default:
+    for own in fields(SourceConfig):
+        if own.name != "source" and getattr(config, own.name) != own.default:
             faults.append(
-                f"{field.name} is {getattr(config, field.name)!r} beside a mixture; give it to a part, "
-                f"mixture.NAME.{field.name}"
+                f"{own.name} is {getattr(config, own.name)!r} beside a mixture; give it to a part, "
+                f"mixture.NAME.{own.name}"
             )
     if len(mixture) < 2:
-        faults.append(f"mixture has {len(mixture)} part(s); it needs two or more, or null for one source")
+        faults.append(f"mixture has {len(mixture)} part(s); it needs two or more, or none for one source")
     for name in mixture:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-            faults.append(f"mixture has a part {name!r}; a name consists of letters, digits, '_', '-' and '.'")
+        if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+            faults.append(f"mixture has a part {name!r}; a name is a letter and then letters, digits, '_' and '-'")
     return faults
 
 
 @dataclass(frozen=True)
 class PairsConfig:
-    """Which functions become pairs: signature and docstring are the prompt, the rest of the body the completion."""
+    """Which pairs of prompt and completion a model is fine-tuned on."""
 
-    max_prompt_characters: int = 600
-    """Pairs with a longer prompt are left out."""
+    source: Literal["functions", "table"] = "functions"
+    """`functions`: those of the corpus, signature and docstring as the prompt, the rest of the body as the completion.
+    `table`: rows of given files, in the splits that they come in."""
+    path: str | None = None
+    """For `table`: a folder or URI with parquet or jsonl files (.gz too) that are named by their split, such as
+    `train.jsonl`, `validation-00000-of-00001.parquet` or `test/part-1.parquet`. It may be missing in a plan, not in a
+    run."""
+    prompt_column: str = "prompt"
+    """For `table`: the column of text that is given to the model."""
+    completion_column: str = "completion"
+    """For `table`: the column of text that it shall write."""
+    max_prompt_characters: int | None = 600
+    """Pairs with a longer prompt are left out. None: no limit."""
     min_completion_characters: int = 20
     """Pairs with a shorter completion are left out."""
-    max_completion_characters: int = 800
-    """Pairs with a longer completion are left out."""
+    max_completion_characters: int | None = 800
+    """Pairs with a longer completion are left out. None: no limit."""
     max_pairs: int | None = 4000
-    """Training pairs at most, from documents in an order given by hash. None: all."""
+    """Training pairs at most, from documents (or rows) in an order given by hash. None: all."""
     max_pairs_held_out: int | None = 500
     """Pairs at most in validation and in test each. None: all."""
     seed: int = 0
-    """Chooses which documents come first where there are more pairs than asked for."""
+    """Chooses which documents or rows come first where there are more pairs than asked for."""
 
     def __post_init__(self) -> None:
         faults = []
-        for field in ("max_prompt_characters", "min_completion_characters", "max_completion_characters"):
-            if getattr(self, field) < 1:
-                faults.append(f"{field} is {getattr(self, field)}; it must be at least 1")
-        if self.max_completion_characters < self.min_completion_characters:
+        if self.source not in ("functions", "table"):
+            faults.append(f"source is {self.source!r}; it must be 'functions' or 'table'")
+        if self.source == "functions" and self.path is not None:
+            faults.append(f"path is {self.path!r} with source 'functions'; a path needs source: table")
+        for field in ("prompt_column", "completion_column"):
+            if not getattr(self, field):
+                faults.append(f"{field} is empty; it names a column, such as 'prompt'")
+        if self.prompt_column == self.completion_column:
+            faults.append(f"completion_column is {self.completion_column!r}, as is prompt_column; they must differ")
+        if self.min_completion_characters < 1:
+            faults.append(f"min_completion_characters is {self.min_completion_characters}; it must be at least 1")
+        for field in ("max_prompt_characters", "max_completion_characters"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                faults.append(f"{field} is {value}; it must be at least 1, or null for no limit")
+        if (
+            self.max_completion_characters is not None
+            and self.max_completion_characters < self.min_completion_characters
+        ):
             faults.append(
                 f"max_completion_characters is {self.max_completion_characters}; it must be at least "
                 f"min_completion_characters ({self.min_completion_characters})"
@@ -216,3 +245,19 @@ class PairsConfig:
                 faults.append(f"{field} is {value}; it must be at least 1, or null for all")
         if faults:
             raise ValueError("\n".join(faults))
+
+    def limits(self) -> str:
+        """The limits on lengths, in words."""
+        prompt = (
+            "of any number of" if self.max_prompt_characters is None else f"of at most {self.max_prompt_characters}"
+        )
+        longest = self.max_completion_characters
+        upto = " or more" if longest is None else f" to {longest}"
+        return f"a prompt {prompt} characters and a completion of {self.min_completion_characters}{upto}"
+
+    def fits(self, prompt: str, completion: str) -> bool:
+        """Whether a pair's lengths are within the limits."""
+        longest = self.max_completion_characters
+        return (self.max_prompt_characters is None or len(prompt) <= self.max_prompt_characters) and (
+            self.min_completion_characters <= len(completion) and (longest is None or len(completion) <= longest)
+        )

@@ -54,10 +54,8 @@ def write_pairs(config: PairsConfig, corpus: Path, directory: Path, progress: Pr
         pairs = sorted(_draw(config, corpus, split, limit, seen, report), key=lambda pair: pair.id)
         if not pairs:
             raise ValueError(
-                f"the {split} split yields no pairs: it has no Python function with a docstring, a prompt of at most "
-                f"{config.max_prompt_characters} characters and a completion of {config.min_completion_characters} "
-                f"to {config.max_completion_characters}; widen these limits, give "
-                "a larger corpus of Python code, or leave fine-tuning out with finetunes=[]"
+                f"the {split} split yields no pairs: it has no Python function with a docstring, {config.limits()}; "
+                "widen these limits, give a larger corpus of Python code, or leave fine-tuning out with finetunes=[]"
             )
         for pair in pairs:
             digest.update(json.dumps([split, pair.id, pair.prompt, pair.completion]).encode() + b"\n")
@@ -83,20 +81,13 @@ def _draw(
             for pair in pairs_of(id, text):
                 if limit is not None and len(drawn) >= limit:
                     return drawn
-                if not _fits(pair, config):
+                if not config.fits(pair.prompt, pair.completion):
                     continue
                 key = hashlib.sha256((pair.prompt + "\0" + pair.completion).encode()).digest()
                 if key not in seen:
                     seen.add(key)
                     drawn.append(pair)
     return drawn
-
-
-def _fits(pair: Pair, config: PairsConfig) -> bool:
-    return (
-        len(pair.prompt) <= config.max_prompt_characters
-        and config.min_completion_characters <= len(pair.completion) <= config.max_completion_characters
-    )
 
 
 def pairs_of(id: str, text: str) -> Iterator[Pair]:

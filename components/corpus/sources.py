@@ -65,7 +65,7 @@ def _file_piece(file: Listed, id: str, group: str, config: CorpusConfig) -> Piec
 
 def source_identity(config: CorpusConfig) -> Any:
     """What identifies the outside input of `collect`, as JSON values; never an error: a plan must work without."""
-    if config.mixture is not None:
+    if config.mixture:
         return {name: source_identity(part) for name, part in config.parts().items()}
     if config.source in ("python", "prose") and config.path is None:
         return installed_versions()

@@ -2,11 +2,39 @@
 
 from components.artifacts import Checkpoint, DecodingBenchmark, Shards
 from components.decoding.config import DecodingConfig
+from components.flow.cost import Cost, Outlook
 from components.flow.node import stage
 from components.flow.stage_run import StageRun
+from components.model.config import ModelConfig
 
 
-@stage(version=2, measures_time=True)
+def _decode_cost(at: Outlook) -> Cost:
+    """Every arm decodes every prompt, next-token decoding a token a step and the others two, say; a step reads the
+    weights once and is bound by that."""
+    config: DecodingConfig = at.config
+    model = ModelConfig(**at.inputs[0]["model"])
+    arms = len(range(1, model.n_future_tokens) if config.heads is None else [k for k in config.heads if k > 1])
+    rounds = (config.repeats + 1) * (1 + arms / 2)  # one round to warm up
+    value_bytes = 2 if config.dtype == "bfloat16" else 4
+    weights = value_bytes * model.n_parameters()
+    steps = rounds * sum(config.prompts // batch * config.new_tokens for batch in config.batches)
+    tokens = int((config.repeats + 1) * (1 + arms) * len(config.batches) * config.prompts * config.new_tokens)
+    cached = max(config.batches) * (config.prompt_tokens[1] + config.new_tokens)
+    return Cost(
+        tokens=tokens,
+        flops=tokens * model.flops_per_token(sum(config.prompt_tokens) // 2) / 3,
+        precision=config.dtype,
+        read_bytes=steps * weights,
+        memory={
+            "parameters": 2 * weights,  # as loaded, and laid out for the engine
+            "caches": cached * model.kv_bytes_per_token(value_bytes),
+            "activations": 4 * config.prompt_tokens[1] * (6 * model.dim + 3 * model.ffn_width) * max(config.batches),
+        },
+        on_gpu=at.gpus > 0,
+    )
+
+
+@stage(version=3, measures_time=True, own_process=True, cost=_decode_cost)
 def benchmark_decoding(
     config: DecodingConfig, checkpoint: Checkpoint, shards: Shards, run: StageRun
 ) -> DecodingBenchmark:
@@ -18,10 +46,9 @@ def benchmark_decoding(
     from components.shards.reader import TokenReader
     from components.tokenizer.codec import load_tokenizer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return run_benchmark(
         config,
-        load_model(checkpoint.path, device),
+        load_model(checkpoint.path, "cuda" if run.gpus else "cpu", getattr(torch, config.dtype)),
         TokenReader(shards.path, "test"),
         load_tokenizer(checkpoint.path / "tokenizer").decode_bytes,
         run.directory,

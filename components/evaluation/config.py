@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out scores of a model: loss per head, line completion; for fine-tuned models the function's body.
+    """Held-out scores of a model: loss per head, line completion; for fine-tuned models the completions of their pairs.
 
     Everything is taken from the test split, which no training reads.
     """
@@ -24,9 +24,9 @@ class EvaluationConfig:
     line_max_new_tokens: int = 32
     """Tokens generated at most for the rest of a line."""
     body_items: int = 48
-    """Function bodies to generate with a fine-tuned model; 0 leaves body generation out."""
+    """Completions, function bodies or given ones, to generate with a fine-tuned model; 0 leaves that out."""
     body_max_new_tokens: int = 64
-    """Tokens generated at most for a body; the true body is cut to as many before the two are compared."""
+    """Tokens generated at most for a completion; the true one is cut to as many before the two are compared."""
     generation_batch_size: int = 16
     """Sequences generated at once."""
     seed: int = 0

@@ -31,10 +31,11 @@ def score_pretrained(
     corpus: Corpus,
     directory: Path,
     threads: int,
+    device: str,
     progress: Progress,
 ) -> Evaluation:
     """Held-out loss of every head, then line completion."""
-    model, codec = _open(checkpoint, threads)
+    model, codec = _open(checkpoint, threads, device)
     reader = TokenReader(shards.path, SPLIT)
     n, context_length = checkpoint.n_future_tokens, config.context_length
     starts = heldout.window_starts(shards.tokens[SPLIT], context_length, n, config.heldout_tokens)
@@ -80,10 +81,11 @@ def score_finetuned(
     pairs: Pairs,
     directory: Path,
     threads: int,
+    device: str,
     progress: Progress,
 ) -> Evaluation:
     """Loss of every head on the completions' tokens, then generated completions against the true ones."""
-    model, codec = _open(checkpoint, threads)
+    model, codec = _open(checkpoint, threads, device)
     n = checkpoint.n_future_tokens
     found = bodies.read_pairs(pairs.path, SPLIT, codec, config.context_length, n, config.seed)
     scored = bodies.up_to(found, config.heldout_tokens)
@@ -113,9 +115,8 @@ def score_finetuned(
     return _write(evaluation, completed)
 
 
-def _open(checkpoint: Checkpoint, threads: int) -> tuple[MultiTokenTransformer, Codec]:
+def _open(checkpoint: Checkpoint, threads: int, device: str) -> tuple[MultiTokenTransformer, Codec]:
     torch.set_num_threads(max(1, threads))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_model(checkpoint.path, device), load_tokenizer(checkpoint.path / "tokenizer")
 
 

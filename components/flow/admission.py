@@ -47,9 +47,9 @@ def shortages(plans: Iterable[NodePlan], cluster: Cluster) -> list[str]:
     for plan in plans:
         need = plan.node.resources
         cpus = need.cpus or need.at_least_cpus
-        if cpus > cluster.cpus:
+        if cpus > cluster.cpus and need.gpus <= cluster.gpus:
             short.setdefault(f"{cpus:g} CPU cores; {where} {cluster.cpus:g}", []).append(plan.node.title)
-        if need.gpus > cluster.gpus:
+        if need.gpus > cluster.gpus and not (plan.cost and plan.cost.on_gpu):  # see fit.misfits
             short.setdefault(f"{need.gpus:g} GPUs; {where} {cluster.gpus:g}", []).append(plan.node.title)
     advice = "join a cluster with cluster.address=HOST:PORT, or ask for less (cluster.training.workers=…)"
     return [f"{', '.join(titles)} needs {need}: {advice}" for need, titles in short.items()]

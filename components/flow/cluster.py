@@ -6,16 +6,27 @@ import logging
 import os
 import signal
 import socket
+import stat
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.flow.address import on_loopback, reach
+from components.flow.execute import output_to
 from components.flow.identity import usable_cores
 from components.flow.stage_run import write_json
 
 OBJECT_STORE_BYTES = 1 << 30
 LEFTOVERS = "ray-session.json"
+KIND = "accelerator_type:"
+"""How Ray names a node's kind of GPU among its resources."""
+TOKEN_ADVICE = (
+    "Every machine of a cluster needs the same token: copy the head's ~/.ray/auth_token here, mode 600, or set "
+    "RAY_AUTH_TOKEN_PATH; for a cluster without tokens set RAY_AUTH_MODE=disabled"
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,16 @@ class ClusterConfig:
     """Where to look for a free port for the dashboard of a Ray of its own."""
 
 
+def main_memory_bytes() -> int | None:
+    """Memory that this process can have: the machine's, and no more than its container's limit."""
+    found = []
+    with contextlib.suppress(OSError, ValueError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # another kernel, or no limit: "max"
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    return min(found, default=None)
+
+
 @dataclass(frozen=True)
 class Cluster:
     """A Ray that answers."""
@@ -37,21 +58,27 @@ class Cluster:
     gpus: float
     dashboard: str | None
     local: bool
+    nodes: int = 1
+    node_gpus: int = 0
+    """GPUs of the node that has the most."""
+    node_memory_bytes: int | None = None
+    """Main memory of the GPU node (or, without GPUs, node) that has the least."""
+    gpu_kinds: tuple[str, ...] = ()
+    """What Ray calls the GPUs there."""
 
 
-def environment(local: bool) -> dict[str, str]:
-    """Ray settings that must stand in the environment before Ray is imported."""
+def environment(loopback: bool) -> dict[str, str]:
+    """Ray settings that must stand in the environment before Ray is imported; `loopback`: all of it on 127.0.0.1."""
     settings = {
         "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
         "RAY_AUTH_MODE": "token",  # Ray's default for local clusters, said aloud so that it does not warn
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # otherwise every report waits up to 2 s
-        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # logs an error that is none
-        "RAY_TRAIN_ENABLE_CONTROLLER_LOGGING": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        # a loaded machine hears of a task's end after its process is gone, and the dashboard would call it failed
+        "RAY_gcs_mark_task_failed_on_worker_dead_delay_ms": "20000",
     }
-    if local:
-        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # every port on 127.0.0.1
+    if loopback:  # without it Ray listens everywhere, and takes 127.0.0.1 for the machine's address in its network
+        settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return settings
 
 
@@ -62,52 +89,92 @@ def this_machine() -> Cluster:
     return Cluster(cores, cores, gpus, None, True)
 
 
-def start(config: ClusterConfig, workspace: Path) -> Cluster:
-    """Start or join Ray. ConnectionError says which address did not answer."""
-    local = config.address is None
-    for name, value in environment(local).items():
+def start(config: ClusterConfig, workspace: Path, recipe: str) -> Cluster:
+    """Start or join Ray; `recipe` names the job in its dashboard. ConnectionError says what did not answer."""
+    head = None if config.address is None else reach(config.address)
+    for name, value in environment(head is None or on_loopback(head)).items():
         os.environ.setdefault(name, value)
-    if local:
-        os.environ.pop("RAY_ADDRESS", None)
-        sweep_leftovers(workspace)
-    import ray
-
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "configure_logging": True}
-    if local:
-        options |= {
-            "address": "local",
-            "num_cpus": usable_cores(),
-            "include_dashboard": True,
-            "dashboard_host": "127.0.0.1",
-            "dashboard_port": _free_port(config.dashboard_port),
-            "object_store_memory": OBJECT_STORE_BYTES,
-        }
-    else:
-        options["address"] = config.address
-    try:
-        context = ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if local:
-            raise ConnectionError(f"Ray did not start on this machine: {error}") from error
-        raise ConnectionError(
-            f"no Ray answers at cluster.address={config.address}: {error}. Start one (infra/README.md) or leave "
-            "cluster.address away to use this machine alone"
-        ) from error
+    import ray
+    from ray.job_config import JobConfig
+
+    options = {
+        "job_config": JobConfig(metadata={"job_name": recipe, "workspace": str(workspace)}),
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "configure_logging": True,
+    }
+    context = _start_own(config, workspace, options) if head is None else _join(head, options)
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _interrupt)  # Ray's own handler leaves the run half closed
     token = Path.home() / ".ray" / "auth_token"
     if token.exists():
         token.chmod(0o600)  # Ray writes it readable by everyone
-    if local:
-        session = dict(context.address_info)["session_dir"]  # type: ignore[attr-defined]
-        write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": session})
     have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     url = context.dashboard_url
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    largest = max((node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]), default=0.0)
-    return Cluster(have.get("CPU", 0.0), largest, have.get("GPU", 0.0), f"http://{url}" if url else None, local)
+    alive: list[dict[str, float]] = [n["Resources"] for n in ray.nodes() if n["Alive"]]  # type: ignore[no-untyped-call]
+    working = [node for node in alive if node.get("GPU")] or alive
+    return Cluster(
+        have.get("CPU", 0.0),
+        max((node.get("CPU", 0.0) for node in alive), default=0.0),
+        have.get("GPU", 0.0),
+        f"http://{url}" if url else None,
+        head is None,
+        nodes=len(working),
+        node_gpus=int(max((node.get("GPU", 0.0) for node in alive), default=0.0)),
+        node_memory_bytes=int(min((node["memory"] for node in working if "memory" in node), default=0)) or None,
+        gpu_kinds=tuple(sorted({key.partition(":")[2] for n in working for key in n if key.startswith(KIND)})),
+    )
+
+
+def _start_own(config: ClusterConfig, workspace: Path, options: Mapping[str, Any]) -> Any:
+    """A Ray that ends with this process."""
+    import ray
+
+    os.environ.pop("RAY_ADDRESS", None)
+    sweep_leftovers(workspace)
+    try:
+        context: Any = ray.init(
+            address="local",
+            num_cpus=usable_cores(),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=_free_port(config.dashboard_port),
+            object_store_memory=OBJECT_STORE_BYTES,
+            **options,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ConnectionError(f"Ray did not start on this machine: {error}") from error
+    write_json(workspace / LEFTOVERS, {"driver": os.getpid(), "session": context.address_info["session_dir"]})
+    return context
+
+
+def _join(head: str, options: Mapping[str, Any]) -> Any:
+    """Connect to a head that answers. ConnectionError with its own words when it does not let this process in."""
+    import ray
+    from ray.exceptions import RayError
+
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", "1")  # one try: it answers, and will not change its mind
+    with tempfile.TemporaryDirectory() as folder:
+        said = Path(folder) / "said.txt"  # the reason stands on standard error alone
+        try:
+            with output_to(said):
+                return ray.init(address=head, runtime_env=shipped(), **options)
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
+            _, _, reason = said.read_text(encoding="utf-8", errors="replace").rpartition("from GCS server: ")
+            reason = reason.strip() or str(error).strip()
+            if "token" in reason.lower():
+                reason = f"{reason.split('. ')[0]}. {TOKEN_ADVICE}"
+            raise ConnectionError(f"Ray at cluster.address={head} does not let this run in: {reason}") from None
+
+
+def shipped() -> dict[str, Any]:
+    """The code that goes to the nodes of a cluster, as Ray's runtime environment: this package and nothing around it.
+
+    Stages are functions of it, so a node needs no checkout; and `runs/`, tests and `.git` lie beside it.
+    """
+    return {"py_modules": [str(Path(__file__).resolve().parents[1])], "excludes": ["__pycache__"]}
 
 
 def _free_port(first: int) -> int:
@@ -143,19 +210,30 @@ def stop() -> None:
 def sweep_leftovers(workspace: Path) -> int:
     """End what the Ray of a killed driver left running (two of its agents outlive a SIGKILL of the driver).
 
-    Only processes that name that driver's session folder among their arguments are ended; returns how many.
+    They have no argument left that says whose they are, but they keep that session's logs open for writing. Only
+    processes of this user that do so and run Python or Ray's own programs are ended; returns how many.
     """
     record = workspace / LEFTOVERS
     try:
-        session = json.loads(record.read_text(encoding="utf-8"))["session"]
-    except (OSError, ValueError, KeyError):
+        session = Path(json.loads(record.read_text(encoding="utf-8"))["session"])
+    except (OSError, ValueError, KeyError, TypeError):
         return 0
     ended = 0
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            arguments = (process / "cmdline").read_bytes().decode(errors="replace")
-            if session in arguments and int(process.name) != os.getpid():
+        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+            if int(process.name) != os.getpid() and _serves(process, session):
                 os.kill(int(process.name), signal.SIGKILL)
                 ended += 1
     record.unlink(missing_ok=True)
     return ended
+
+
+def _serves(process: Path, session: Path) -> bool:
+    """Whether a process, as its folder in /proc, is one of the Ray session in this folder."""
+    if process.stat().st_uid != os.geteuid():
+        return False
+    program = (process / "exe").readlink().name
+    if not program.startswith("python") and program not in ("raylet", "gcs_server"):
+        return False
+    files = [*(process / "fd").iterdir()]
+    return any(f.lstat().st_mode & stat.S_IWUSR and f.readlink().is_relative_to(session) for f in files)

@@ -10,12 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.flow.identity import machine
 from components.flow.stage_run import StageRun
 from components.flow.store import encode_artifact
 
 
-def execute(module: str, function: str, config: Any, inputs: list[Any], run: StageRun) -> tuple[Any, list[str]]:
-    """In the stage's own process: run it, its output in the attempt's log; returns the encoded artifact."""
+def execute(module: str, function: str, config: Any, inputs: list[Any], run: StageRun) -> tuple[Any, list[str], Any]:
+    """In the stage's process: run it, its output in the attempt's log.
+
+    Returns the encoded artifact, warnings, and the machine that it ran on.
+    """
     os.environ["OMP_NUM_THREADS"] = str(run.cpus)  # Ray sets 1 for a task that holds no CPU
     stage = getattr(importlib.import_module(module), function)
     with output_to(run.directory / "log.txt"):
@@ -32,7 +36,7 @@ def execute(module: str, function: str, config: Any, inputs: list[Any], run: Sta
             raise RuntimeError(f"{type(error).__name__}: {error}") from None
     path = run.directory / "warnings.jsonl"
     warnings = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return encoded, warnings
+    return encoded, warnings, machine()
 
 
 @contextlib.contextmanager

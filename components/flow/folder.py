@@ -5,9 +5,12 @@ import os
 import time
 from pathlib import Path
 
+RUN_FILE = "run.json"
+"""In a run's folder: what it ran, and the stages that it used or began."""
 
-def run_directory(workspace: Path, recipe: str) -> Path:
-    """A new `<workspace>/<recipe>-<time>/`, with `<workspace>/latest` leading to it."""
+
+def run_directory(workspace: Path, recipe: str, latest: str = "latest") -> Path:
+    """A new `<workspace>/<recipe>-<time>/`, with `<workspace>/<latest>` leading to it."""
     stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     directory = workspace / stem
     for i in range(2, 1000):
@@ -15,10 +18,10 @@ def run_directory(workspace: Path, recipe: str) -> Path:
             break
         directory = workspace / f"{stem}-{i}"
     directory.mkdir()
-    partial = workspace / ".latest"
+    partial = workspace / f".{latest}"
     partial.unlink(missing_ok=True)
     partial.symlink_to(directory.name)
-    partial.replace(workspace / "latest")
+    partial.replace(workspace / latest)
     return directory
 
 

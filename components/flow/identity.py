@@ -58,8 +58,19 @@ def usable_cores() -> int:
     return cores
 
 
+def gpu_models(driver: Path = Path("/proc/driver/nvidia/gpus")) -> list[str]:
+    """The models of NVIDIA GPU that this machine has, each once, as the kernel's driver names them; without torch."""
+    models = set()
+    for information in driver.glob("*/information"):
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, model = line.partition(":")
+            if name == "Model":
+                models.add(model.strip())
+    return sorted(models)
+
+
 def machine() -> dict[str, Any]:
-    """Processor, cores usable by this process, and the torch version: what a measured time depends on."""
+    """Processor, cores usable by this process, GPUs and the torch version: what a measured time depends on."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -67,7 +78,8 @@ def machine() -> dict[str, Any]:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    return {"processor": model, "cores": usable_cores(), "torch": importlib.metadata.version("torch")}
+    found = {"processor": model, "cores": usable_cores(), "torch": importlib.metadata.version("torch")}
+    return found | ({"gpus": gpus} if (gpus := gpu_models()) else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +109,7 @@ def identity_of(node: Node[Any]) -> Identity:
     )
 
 
-def arranged(node: Node[Any], by_name: Mapping[str, str]) -> list[Any]:
+def arranged(node: Node[Any], by_name: Mapping[str, Any]) -> list[Any]:
     """`by_name[input]` for every input of `node`, groups kept as lists."""
     return [
         [by_name[n.name] for n in item.nodes] if isinstance(item, Several) else by_name[item.name]

@@ -10,9 +10,11 @@ artifacts of its inputs, and its StageRun. Called directly it just runs.
 """
 
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
+
+from components.flow.cost import Cost, Outlook
 
 if typing.TYPE_CHECKING:
     from components.flow.stage_run import StageRun
@@ -58,6 +60,8 @@ class Node(Generic[T_co]):
     resources: Resources
     execution: Any = None
     """How to run it (workers, micro-batch): passed to the stage, never part of the identity."""
+    group: str | None = None
+    """What it belongs to, such as one of the models compared: a plan adds up costs by it."""
 
     def flat_inputs(self) -> "tuple[Node[Any], ...]":
         """All input nodes, groups opened."""
@@ -93,10 +97,16 @@ class Stage(Generic[T_co]):
     """Its result depends on the machine, so its identity includes it."""
     external: Callable[[Any], Any] | None
     """Given the config, what the stage reads from outside (paths with sizes and times): part of the identity."""
-    problems: Callable[[Any], list[str]] | None
-    """Given the config, what a plan may leave open but a run needs; a sentence each, with the mend."""
+    problems: Callable[[Any, Any], list[str]] | None
+    """Given config and execution, what a plan may leave open but a run needs; a sentence each, with the mend."""
     publish: bool
     """Its files are worth a person's look: logged as artifacts of the whole run."""
+    cost: Callable[[Outlook], Cost] | None
+    """What it is expected to use."""
+    changes: Callable[[Any], Iterator[tuple[str, Any]]] | None
+    """Given the execution, other ways to run that need less memory: (what to override, execution), smallest first."""
+    own_process: bool
+    """It runs in a process of its own, since it leaves threads or memory behind."""
 
     def __call__(self, *args: Any) -> T_co:
         return self.function(*args)
@@ -109,12 +119,13 @@ class Stage(Generic[T_co]):
         title: str | None = None,
         resources: Resources | None = None,
         execution: Any = None,
+        group: str | None = None,
     ) -> Node[T_co]:
         name = name or self.name
         own = resources or self.resources
         if self.measures_time:
             own = replace(own, alone=True)
-        return Node(self, config, inputs, name, title or name, own, execution)
+        return Node(self, config, inputs, name, title or name, own, execution, group)
 
     @property
     def artifact_type(self) -> Any:
@@ -132,6 +143,7 @@ class _Stage0(Protocol[C_contra, T_co]):
         title: str | None = None,
         resources: Resources | None = None,
         execution: Any = None,
+        group: str | None = None,
     ) -> Node[T_co]: ...
 
 
@@ -146,6 +158,7 @@ class _Stage1(Protocol[C_contra, I1, T_co]):
         title: str | None = None,
         resources: Resources | None = None,
         execution: Any = None,
+        group: str | None = None,
     ) -> Node[T_co]: ...
 
 
@@ -161,6 +174,7 @@ class _Stage2(Protocol[C_contra, I1, I2, T_co]):
         title: str | None = None,
         resources: Resources | None = None,
         execution: Any = None,
+        group: str | None = None,
     ) -> Node[T_co]: ...
 
 
@@ -177,6 +191,7 @@ class _Stage3(Protocol[C_contra, I1, I2, I3, T_co]):
         title: str | None = None,
         resources: Resources | None = None,
         execution: Any = None,
+        group: str | None = None,
     ) -> Node[T_co]: ...
 
 
@@ -194,6 +209,7 @@ class _Stage4(Protocol[C_contra, I1, I2, I3, I4, T_co]):
         title: str | None = None,
         resources: Resources | None = None,
         execution: Any = None,
+        group: str | None = None,
     ) -> Node[T_co]: ...
 
 
@@ -218,14 +234,18 @@ def stage(
     resumable: bool = False,
     measures_time: bool = False,
     external: Callable[[Any], Any] | None = None,
-    problems: Callable[[Any], list[str]] | None = None,
+    problems: Callable[[Any, Any], list[str]] | None = None,
     publish: bool = False,
+    cost: Callable[[Outlook], Cost] | None = None,
+    changes: Callable[[Any], Iterator[tuple[str, Any]]] | None = None,
+    own_process: bool = False,
 ) -> _Decorator:
     """Turn a function `(config, *artifacts, run) -> artifact` into a stage.
 
     Raise `version` when the same config must give a different result from now on. `external` returns, as JSON
     values, the identity of what the stage reads from outside the store; `problems` names what must be mended
-    before a run (a plan goes without); `publish` logs the result's files on the run as a whole.
+    before a run (a plan goes without); `publish` logs the result's files on the run as a whole; `cost` and `changes`
+    price it in a plan; `own_process` keeps its threads and memory from the stages after it.
     """
 
     def wrap(function: Callable[..., Any]) -> Any:
@@ -239,6 +259,9 @@ def stage(
             external,
             problems,
             publish,
+            cost,
+            changes,
+            own_process,
         )
 
     return cast(_Decorator, wrap)

@@ -1,16 +1,18 @@
-"""What would run, and why: decided from keys and manifests alone, without Ray, torch or MLflow."""
+"""What would run, why, and what it would cost: decided from keys and manifests alone, without Ray, torch or MLflow."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from components.flow.cost import Cost, Outlook
 from components.flow.identity import Identity, arranged, differences, identity_of
 from components.flow.node import Graph, Node
+from components.flow.source import Source, changed_files, source_of
 from components.flow.store import Manifest, Store
 
 Status = Literal["reused", "run", "continue", "not needed"]
-Reuse = Literal["config", "none"]
+Reuse = Literal["source", "config", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,17 @@ class NodePlan:
     node: Node[Any]
     identity: Identity
     recipe_key: str
+    source: Source
     status: Status
     reason: str
     manifest: Manifest | None = None
     """Of the result to reuse."""
     anew: bool = False
     """Made again even if the same inputs gave a result before."""
+    cost: Cost | None = None
+    """Of making it; None where the stage does not say."""
+    known: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its artifact, as far as they are known."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Plan:
     """Every node's fate, inputs first."""
 
     nodes: tuple[NodePlan, ...]
+    reuse: Reuse = "source"
     problems: tuple[str, ...] = field(default=())
     """What must be mended before this plan can run."""
 
@@ -40,55 +48,152 @@ class Plan:
         return tuple(n for n in self.nodes if n.status in ("run", "continue"))
 
 
-def make_plan(graph: Graph, store: Store, reuse: Reuse = "config", only: Iterable[str] = ()) -> Plan:
+def make_plan(
+    graph: Graph, store: Store, reuse: Reuse = "source", only: Iterable[str] = (), made: Collection[str] = ()
+) -> Plan:
     """Plan a graph against a store.
 
     `only`: names of stages or nodes; nothing else may run, and ValueError says so when something else would
     have to; with `reuse` none it is these that are made anew. A node is reused when its content key is committed,
-    or, when an input is not at hand, when its recipe key led to a committed result before.
+    or, when an input is not at hand, when its recipe key led to a committed result before; with `reuse` source
+    the code that made it must be today's, too. `made`: recipe keys that an earlier job of the same invocation
+    answered, so that with `reuse` none a sweep makes anew, but once, what its jobs share.
     """
-    identities = {n.name: identity_of(n) for n in graph.nodes}
-    recipe_keys: dict[str, str] = {}
-    found: dict[str, Manifest] = {}
-    content_keys: dict[str, str] = {}
-    anew: dict[str, bool] = {}
     chosen = set(only)
+    decisions: dict[str, _Decision] = {}
     for node in graph.nodes:
-        recipe_keys[node.name] = identities[node.name].key(arranged(node, recipe_keys))
-        inputs = node.flat_inputs()
-        if all(i.name in found for i in inputs):
-            digests = {i.name: str(found[i.name].artifact["digest"]) for i in inputs}
-            content_keys[node.name] = identities[node.name].key(arranged(node, digests))
-            manifest = store.find(node.stage.name, content_keys[node.name])
-        else:
-            manifest = store.find_by_recipe(recipe_keys[node.name])
-        anew[node.name] = reuse == "none" and (not chosen or bool({node.name, node.stage.name} & chosen))
-        if manifest is not None and not anew[node.name]:
-            found[node.name] = manifest
-
-    needed = _needed(graph, found)
+        decisions[node.name] = _decide(node, decisions, store, reuse, chosen, made)
+    needed = _needed(graph, {name for name, d in decisions.items() if d.manifest is not None})
+    known: dict[str, Any] = {}
     plans = []
     for node in graph.nodes:
-        identity = identities[node.name]
-        manifest = found.get(node.name)
+        decision = decisions[node.name]
+        manifest = decision.manifest
+        cost = _cost(node, decision.identity, known)
+        known[node.name] = dict(cost.expects) if cost else {}
         status: Status
         if manifest is not None:
             status, reason = "reused", f"made {_when(manifest)}"
-        elif node.name not in needed:
-            status, reason = "not needed", "what needs it is reused"
+            if changed := changed_files(manifest.source, decision.source):
+                reason += f"; source changed since: {_list(changed)}"
+            known[node.name] |= manifest.artifact
         else:
-            partial = store.committed_work(node.stage.name, content_keys.get(node.name, "-"))
-            if partial and partial[0] and not anew[node.name] and node.stage.resumable:
-                status, reason = "continue", f"from {partial[0]} of {partial[1]}"
-            else:
-                status, reason = "run", _why(node, identity, store, found, anew[node.name])
-        plans.append(NodePlan(node, identity, recipe_keys[node.name], status, reason, manifest, anew[node.name]))
+            status, reason = decision.fate(node, store)
+            if node.name not in needed:
+                status, reason = "not needed", "what needs it is reused"
+        plans.append(
+            NodePlan(
+                node, decision.identity, decision.recipe_key, decision.source, status, reason, manifest,
+                decision.anew, None if manifest else cost, known[node.name],
+            )
+        )  # fmt: skip
     _refuse_others(plans, chosen)
     problems = [p for n in plans if n.status in ("run", "continue") for p in _problems(n.node)]
-    return Plan(tuple(plans), tuple(dict.fromkeys(problems)))
+    return Plan(tuple(plans), reuse, tuple(dict.fromkeys(problems)))
 
 
-def _needed(graph: Graph, found: Mapping[str, Manifest]) -> set[str]:
+@dataclass(frozen=True)
+class _Decision:
+    """What is known of a node when only it and what it reads are looked at."""
+
+    identity: Identity
+    recipe_key: str
+    content_key: str | None
+    """None while an input has yet to be made."""
+    source: Source
+    anew: bool
+    manifest: Manifest | None
+    """Of the result to reuse."""
+    set_aside: Manifest | None
+    """Of a result that other code made."""
+    uncertain: bool
+    """A result is there or was, and the one to be made may differ: so may all that is made from it."""
+    remade: tuple[str, ...]
+    """Inputs that will be made."""
+    inputs: Mapping[str, str]
+    """Digests of the inputs that are there."""
+
+    def fate(self, node: Node[Any], store: Store) -> tuple[Status, str]:
+        """Of a node that is not reused: whether it goes on from partial work, and why it runs."""
+        partial = store.committed_work(node.stage.name, self.content_key) if self.content_key else None
+        if partial and partial[0] and not self.anew and node.stage.resumable and self.content_key:
+            reason = f"from {partial[0]} of {partial[1]}"
+            history = store.history(node.stage.name, self.content_key)
+            if history and (changed := changed_files(history[-1]["source"], self.source)):
+                reason += f", begun under other source: {_list(changed)}"
+            return "continue", reason
+        return "run", self._why(node, store)
+
+    def _why(self, node: Node[Any], store: Store) -> str:
+        if self.anew:
+            return "reuse=none"
+        if self.set_aside is not None:
+            if self.set_aside.source is None:
+                return "made by a version that kept no record of its source"
+            return f"source changed: {_list(changed_files(self.set_aside.source, self.source))}"
+        earlier = [m for m in store.manifests(node.stage.name) if m.name == node.name]
+        if not earlier:
+            return "first time"
+        last = max(earlier, key=lambda m: m.started)
+        now = {
+            "version": self.identity.version,
+            "machine": self.identity.machine,
+            "external": self.identity.external,
+        }
+        old = {key: last.identity.get(key) for key in now}
+        changed = differences(last.identity["config"], self.identity.config) + differences(old, now)
+        if self.remade:
+            changed.append(f"depends on {', '.join(self.remade)}")
+        before = {i["name"]: i["digest"] for i in last.inputs}
+        changed += [f"{name} changed" for name, digest in self.inputs.items() if before.get(name) != digest]
+        if not changed:
+            return "its result is gone"
+        return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+
+
+def _decide(
+    node: Node[Any],
+    decided: Mapping[str, _Decision],
+    store: Store,
+    reuse: Reuse,
+    chosen: set[str],
+    made: Collection[str],
+) -> _Decision:
+    identity = identity_of(node)
+    inputs = {i.name: decided[i.name] for i in node.flat_inputs()}
+    recipe_key = identity.key(arranged(node, {name: d.recipe_key for name, d in inputs.items()}))
+    digests = {name: str(d.manifest.artifact["digest"]) for name, d in inputs.items() if d.manifest is not None}
+    source = source_of(node.stage.function)
+    asked = reuse == "none" and (not chosen or bool({node.name, node.stage.name} & chosen))
+    anew = asked and recipe_key not in made
+    content_key = None
+    if len(digests) == len(inputs):
+        content_key = identity.key(arranged(node, digests))
+        manifest = store.find(node.stage.name, content_key)
+    elif any(d.uncertain for d in inputs.values()):
+        manifest = None  # what it reads is made again, and may come out otherwise
+    else:
+        manifest = store.find_by_recipe(recipe_key)
+    set_aside = None
+    if manifest is not None and reuse == "source" and changed_files(manifest.source, source):
+        manifest, set_aside = None, manifest
+    remade = tuple(name for name in inputs if name not in digests)
+    uncertain = anew or set_aside is not None or (manifest is None and any(d.uncertain for d in inputs.values()))
+    return _Decision(
+        identity,
+        recipe_key,
+        content_key,
+        source,
+        anew,
+        None if anew else manifest,
+        set_aside,
+        uncertain,
+        remade,
+        digests,
+    )
+
+
+def _needed(graph: Graph, found: set[str]) -> set[str]:
     """Nodes that must run: the goals without a result, and what those read, without a result, in turn."""
     read = {i.name for n in graph.nodes for i in n.flat_inputs()}
     needed = {n.name for n in graph.nodes if n.name not in read and n.name not in found}
@@ -98,27 +203,17 @@ def _needed(graph: Graph, found: Mapping[str, Manifest]) -> set[str]:
     return needed
 
 
-def _why(node: Node[Any], identity: Identity, store: Store, found: Mapping[str, Manifest], anew: bool) -> str:
-    if anew:
-        return "reuse=none"
-    earlier = [m for m in store.manifests(node.stage.name) if m.name == node.name]
-    if not earlier:
-        return "never run in this workspace"
-    last = max(earlier, key=lambda m: m.started)
-    now = {"version": identity.version, "machine": identity.machine, "external": identity.external}
-    old = {key: last.identity.get(key) for key in now}
-    changed = differences(last.identity["config"], identity.config) + differences(old, now)
-    waiting = [i.name for i in node.flat_inputs() if i.name not in found]
-    if waiting:
-        changed.append(f"depends on {', '.join(waiting)}")
-    else:
-        digests = {i["name"]: i["digest"] for i in last.inputs}
-        changed += [
-            f"{i.name} changed" for i in node.flat_inputs() if digests.get(i.name) != found[i.name].artifact["digest"]
-        ]
-    if not changed:
-        return "its result is gone"
-    return "; ".join(changed[:4]) + (f"; and {len(changed) - 4} more" if len(changed) > 4 else "")
+def _cost(node: Node[Any], identity: Identity, known: Mapping[str, Any]) -> Cost | None:
+    if node.stage.cost is None:
+        return None
+    return node.stage.cost(
+        Outlook(node.config, tuple(arranged(node, known)), node.execution, identity.external, node.resources.gpus)
+    )
+
+
+def _list(files: list[str], most: int = 2) -> str:
+    rest = len(files) - most
+    return ", ".join(files[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _when(manifest: Manifest) -> str:
@@ -139,7 +234,8 @@ def _refuse_others(plans: Iterable[NodePlan], only: set[str]) -> None:
 
 
 def _problems(node: Node[Any]) -> list[str]:
-    return node.stage.problems(node.config) if node.stage.problems else []
+    check: Callable[[Any, Any], list[str]] | None = node.stage.problems
+    return check(node.config, node.execution) if check else []
 
 
 def select(graph: Graph, only: Iterable[str] = (), until: str | None = None) -> Graph:

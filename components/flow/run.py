@@ -19,13 +19,18 @@ from typing import Any
 from rich.console import Console
 
 from components.flow import cluster as ray_cluster
+from components.flow.address import reach
 from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
+from components.flow.cost import Capacity
 from components.flow.execute import execute
-from components.flow.folder import link, log_to, run_directory
-from components.flow.identity import arranged, machine
+from components.flow.fit import blockers, disk_shortage, found, misfits
+from components.flow.folder import RUN_FILE, link, log_to, run_directory
+from components.flow.identity import arranged
 from components.flow.node import Graph, Node, Several
 from components.flow.plan import NodePlan, Plan
+from components.flow.shared_folder import check_nodes
+from components.flow.source import changed_files
 from components.flow.stage_run import StageRecord, StageRun, write_json
 from components.flow.store import Manifest, Store, provenance
 from components.flow.table import Row, RunTable
@@ -49,6 +54,10 @@ class RunSettings:
     tracking_uri: str | None = None
     config: Any = None
     """The whole recipe as JSON values, for the record."""
+    capacity: Capacity | None = None
+    """What the plan was reckoned on; None: what is short shows when it runs."""
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Tags of its MLflow run, such as the sweep that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
     here = ray_cluster.this_machine() if settings.cluster.address is None else None
-    problems = [*plan.problems, *(shortages(plan.to_run(), here) if here else ())]
+    problems = disk_shortage(plan, settings.workspace)
+    if settings.capacity:
+        problems += blockers(plan, settings.capacity, here)
     if problems:
         raise Refused("\n".join(problems))
     try:
@@ -76,12 +87,14 @@ def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) 
         (settings.workspace / "driver.lock").touch()
     except OSError as error:
         raise Refused(f"workspace={settings.workspace} cannot be written: {error.strerror}; give another") from None
-    with _workspace_lock(settings.workspace):
+    if plan.to_run() and settings.cluster.address:
+        reach(settings.cluster.address)  # before anything of this run is written down
+    with workspace_lock(settings.workspace):
         return _Invocation(plan, store, settings, console).run()
 
 
 @contextlib.contextmanager
-def _workspace_lock(workspace: Path) -> Iterator[None]:
+def workspace_lock(workspace: Path) -> Iterator[None]:
     """One driver a workspace: the lock falls with the process, however it ends."""
     with (workspace / "driver.lock").open("a+", encoding="utf-8") as file:
         try:
@@ -119,8 +132,10 @@ class _Invocation:
         self.failed: dict[str, str] = {}
         self.waiting = {p.node.name: p for p in plan.to_run()}
         self.running: dict[Any, _Running] = {}
+        self.begun: dict[str, Any] = {}
         self.provenance = provenance()
-        self.machine = machine()
+        self.tasks: dict[bool, Any] = {}
+        """The Ray task that runs a stage, by whether it needs a process of its own."""
         self.tracker: Tracker | None = None
         self.cluster: Cluster | None = None
         states = {"reused": "reused", "not needed": "not needed"}
@@ -131,6 +146,7 @@ class _Invocation:
     def run(self) -> Outcome:
         for name in self.manifests:
             self._link(name)
+        self._record("RUNNING")
         status = "FAILED"
         try:
             if self.waiting:
@@ -150,9 +166,19 @@ class _Invocation:
         return Outcome(self.directory, self.manifests, self.failed, uri, page, time.time() - self.started)
 
     def _start(self) -> None:
-        self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace)
-        if lacking := shortages(self.waiting.values(), self.cluster):
-            raise Refused("\n".join(lacking))
+        self.cluster = ray_cluster.start(self.settings.cluster, self.settings.workspace, self.settings.recipe)
+        faults = shortages(self.waiting.values(), self.cluster)
+        if not self.cluster.local:
+            unfit, differences = check_nodes(self.settings.workspace)
+            faults += unfit
+            if self.settings.capacity:
+                there, words = found(self.settings.capacity, self.cluster)
+                faults += misfits(self.plan, there)
+                differences += words
+            for line in differences:
+                self.console.print(line, highlight=False, markup=False)
+        if faults:
+            raise Refused("\n".join(faults))
         if self.cluster.dashboard:
             self.console.print(
                 f"Ray dashboard  {self.cluster.dashboard}   (token: `ray get-auth-token`)", highlight=False
@@ -174,6 +200,7 @@ class _Invocation:
                 "mlflow.source.type": "LOCAL",
                 "mlflow.source.name": Path(self.provenance["command"][0]).name,
                 "mlflow.source.git.commit": commit,
+                **self.settings.tags,
             },
             self.settings.config,
             f"`{' '.join(self.provenance['command'])}`\n\nFiles: `{self.directory}`"
@@ -218,7 +245,8 @@ class _Invocation:
         digests = {i.name: str(self.manifests[i.name].artifact["digest"]) for i in node.flat_inputs()}
         key = plan.identity.key(arranged(node, digests))
         committed = self.store.find(node.stage.name, key)
-        if committed is not None and not plan.anew:
+        current = self.plan.reuse != "source" or (committed and not changed_files(committed.source, plan.source))
+        if committed is not None and current and not plan.anew:
             # an input ran again and came out the same: the wave of reruns ends here
             self.store.point(plan.recipe_key, committed)
             self.manifests[node.name] = committed
@@ -226,15 +254,21 @@ class _Invocation:
             self.table.set(node.name, "reused", "its inputs came out the same")
             return
         assert self.cluster is not None
+        if not self.tasks:
+            shared = ray.remote(max_retries=0)(execute)
+            self.tasks = {False: shared, True: ray.remote(max_calls=1, max_retries=0)(execute)}
         cpus = cpus_of(node, self.cluster)
         keep_work = node.stage.resumable and not plan.anew
         attempt = self.store.new_attempt(node.stage.name, key, keep_work)
+        if node.stage.resumable:
+            self.store.begin(node.stage.name, key, plan.source, self.provenance["git_commit"])
         stage_run = StageRun(
             node.name,
             attempt,
             self.store.place(node.stage.name, key) / "work",
             node.execution,
             max(1, int(cpus)),
+            0 if node.resources.drives_ray else node.resources.gpus,
             self.started,
             self._lineage(node),
         )
@@ -248,8 +282,7 @@ class _Invocation:
             except Exception as error:
                 self.log.warning("MLflow did not take the start of %s: %s", node.name, error)
         held = node.resources
-        # max_calls: a process of its own, so that threads and memory of one stage do not reach the next
-        task = ray.remote(max_calls=1, max_retries=0)(execute).options(
+        task = self.tasks[node.stage.own_process].options(
             name=node.name,
             num_cpus=0 if held.drives_ray else cpus,
             num_gpus=0 if held.drives_ray else held.gpus,
@@ -261,6 +294,8 @@ class _Invocation:
         function = node.stage.function
         reference = task.remote(function.__module__, function.__name__, node.config, inputs, stage_run)
         self.running[reference] = _Running(plan, key, attempt, time.time(), tracking_run)
+        self.begun[node.name] = {"key": key, "stage": node.stage.name, "made": False}
+        self._record("RUNNING")
         self.table.set(node.name, "running")
         self.log.info("%s runs in %s", node.name, attempt)
 
@@ -296,7 +331,7 @@ class _Invocation:
 
         node = running.plan.node
         try:
-            artifact, warnings = ray.get(reference)
+            artifact, warnings, machine = ray.get(reference)
         except Exception as error:
             self._failed(running, error)
             return
@@ -317,12 +352,14 @@ class _Invocation:
             artifact=artifact,
             started=running.started,
             seconds=time.time() - running.started,
-            machine=self.machine,
+            machine=machine,
             versions=self.provenance["versions"],
             git_commit=self.provenance["git_commit"],
             command=self.provenance["command"],
             warnings=warnings,
             tracking_run=running.tracking_run,
+            source=running.plan.source,
+            history=self.store.history(node.stage.name, running.key) or None,
         )
         if self.tracker:  # before the commit, which clears the metrics file away
             self.tracker.finish_stage(node.name, "FINISHED", artifact, running.attempt / "metrics.jsonl")
@@ -356,10 +393,20 @@ class _Invocation:
     def _link(self, name: str) -> None:
         link(self.directory, name, self.store.directory(self.manifests[name]))
 
+    def _record(self, status: str) -> None:
+        """Write down what the run is and which stages it used or began, so that a kill loses no trace of them."""
+        stages = {n: {"key": m.key, "stage": m.stage, "made": True} for n, m in self.manifests.items()}
+        record = {
+            "name": self.settings.recipe,
+            "recipe": self.settings.config,
+            "status": status,
+            "stages": self.begun | stages,
+            **self.provenance,
+        }
+        write_json(self.directory / RUN_FILE, record)
+
     def _finish(self, status: str) -> None:
-        names = {n: {"key": m.key, "stage": m.stage} for n, m in self.manifests.items()}
-        record = {"recipe": self.settings.config, "status": status, "stages": names, **self.provenance}
-        write_json(self.directory / "run.json", record)
+        self._record(status)
         if not self.tracker:
             return
         for plan in self.plan.nodes:

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     with partial.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
 @dataclass(frozen=True)
@@ -56,17 +61,19 @@ class StageRun:
     """Workers, micro-batch and the like, as bound; never part of the identity."""
     cpus: int = 1
     """CPU cores granted."""
+    gpus: float = 0
+    """GPUs granted to the stage's own process; a stage that drives Ray leaves them to its workers."""
     run_started: float = 0.0
     """time.time() at the start of the whole invocation."""
     lineage: tuple[StageRecord, ...] = ()
     """Everything this stage was made from."""
 
     @staticmethod
-    def local(directory: Path, execution: Any = None, cpus: int = 1) -> "StageRun":
+    def local(directory: Path, execution: Any = None, cpus: int = 1, gpus: float = 0) -> "StageRun":
         """A run outside any pipeline, for tests and notebooks."""
         for folder in (directory / "out", directory / "work"):
             folder.mkdir(parents=True, exist_ok=True)
-        return StageRun("local", directory / "out", directory / "work", execution, cpus, time.time())
+        return StageRun("local", directory / "out", directory / "work", execution, cpus, gpus, time.time())
 
     @property
     def metrics_path(self) -> Path:

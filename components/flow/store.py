@@ -20,9 +20,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from components.flow.stage_run import write_json
+from components.flow.stage_run import write_json, write_text
 
 MANIFEST = "manifest.json"
+HISTORY = "history.json"
+FORMAT = 1
+"""Raised when an older version could no longer read what this one writes."""
+
+
+class NewerStore(ValueError):
+    """The store was made by a newer version of this project."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class Manifest:
     command: list[str]
     warnings: list[str]
     tracking_run: str | None = None
+    source: Any = None
+    """Digest by file of the code that made it (see flow.source)."""
+    history: Any = None
+    """For a stage that went on from partial work: per attempt the units done before it, its source and commit."""
 
 
 def encode_artifact(artifact: Any, directory: Path) -> Any:
@@ -72,10 +83,19 @@ def encode_artifact(artifact: Any, directory: Path) -> Any:
 
 
 class Store:
-    """The results of a workspace."""
+    """The results of a workspace. NewerStore when a newer version of this project wrote it."""
 
     def __init__(self, workspace: Path) -> None:
         self.root = workspace.absolute() / "store"
+        try:
+            found = int((self.root / "format").read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            found = FORMAT
+        if found > FORMAT:
+            raise NewerStore(
+                f"the store {self.root} has format {found}, made by a newer version of this project; this one reads "
+                f"formats up to {FORMAT}: update it, or give another workspace=PATH"
+            )
 
     def place(self, stage: str, key: str) -> Path:
         return self.root / stage / key
@@ -124,7 +144,23 @@ class Store:
         attempt = place / f"attempt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 1000:03}"
         attempt.mkdir(parents=True)
         (place / "work").mkdir(exist_ok=True)
+        if not (self.root / "format").exists():
+            write_text(self.root / "format", f"{FORMAT}\n")
         return attempt
+
+    def begin(self, stage: str, key: str, source: Any, git_commit: str | None) -> None:
+        """Note under which source the partial work of a stage goes on from here."""
+        path = self.place(stage, key) / "work" / HISTORY
+        done, _ = self.committed_work(stage, key) or (0, 0)
+        write_json(path, [*self.history(stage, key), {"done": done, "source": source, "git_commit": git_commit}])
+
+    def history(self, stage: str, key: str) -> list[Any]:
+        """What `begin` noted of the partial work that is there."""
+        try:
+            noted: list[Any] = json.loads((self.place(stage, key) / "work" / HISTORY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return []
+        return noted
 
     def directory(self, manifest: Manifest) -> Path:
         """Where the files of a committed result are."""
@@ -152,16 +188,20 @@ class Store:
 def provenance() -> dict[str, Any]:
     """Git commit, command line and library versions, for manifests."""
     root = Path(__file__).resolve().parents[2]
-    git = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        git = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        commit = git.stdout.strip() or None if git.returncode == 0 else None
+    except OSError:  # no git here
+        commit = None
     versions = {name: importlib.metadata.version(name) for name in ("torch", "ray", "pyarrow", "sentencepiece")}
     versions["python"] = sys.version.split()[0]
     return {
-        "git_commit": git.stdout.strip() or None if git.returncode == 0 else None,
+        "git_commit": commit,
         "command": list(sys.argv),
         "versions": versions,
     }

@@ -2,7 +2,8 @@
 
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from components.flow.cost import Capacity, Cost, total
 from components.flow.plan import Plan
+from components.flow.quantity import device_time, duration, scaled, size
 
 PLAIN_INTERVAL_SECONDS = 20.0
 STYLES = {
@@ -28,28 +31,106 @@ STYLES = {
 }
 
 
-def duration(seconds: float) -> str:
-    """`7 s`, `2:05`, `3:04:05`."""
-    whole = int(seconds + 0.5)
-    if whole < 60:
-        return f"{whole} s"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+WIDE = 120
+"""Columns of a terminal that has room for every figure; a narrower one is shown the most telling."""
 
 
-def plan_table(plan: Plan) -> Table:
-    """One row a stage: what happens to it and why."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def plan_table(plan: Plan, capacity: Capacity, width: int = WIDE) -> RenderableType:
+    """One row a stage: what happens to it, what that costs, and why; then sums, and memory by what it is for."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("stage", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("why")
+    for name in _figures(Cost(), capacity, width):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("why", overflow="fold")
     for row in plan.nodes:
+        running = row.status in ("run", "continue")
+        why = "; ".join(word for word in (row.cost.note if row.cost and running else "", row.reason) if word)
+        figures = _figures(row.cost if row.cost and running else Cost(), capacity, width)
         table.add_row(
             row.node.title,
             Text(row.status, style=STYLES[row.status]),
-            Text(row.reason, style="dim" if row.status in ("reused", "not needed") else ""),
+            *figures.values(),
+            Text(why, style="" if running else "dim"),
         )
-    return table
+    for name, cells, words in _sums(plan, capacity, width):
+        table.add_row(Text(name, style="bold"), "", *cells, Text(words, style="dim"))
+    return Group(table, *_memory(plan, capacity, width), *_devices(capacity))
+
+
+def _figures(cost: Cost, capacity: Capacity, width: int, time: str | None = None) -> dict[str, str]:
+    """A cost by the heads of the columns that a terminal has room for; empty where it says nothing."""
+    seconds = cost.device_seconds(capacity.device(cost.on_gpu))
+    unit = capacity.gpu.name if cost.on_gpu else "core"
+    wide = {
+        "tokens": scaled(cost.tokens) if cost.tokens else "",
+        "disk": size(cost.disk_bytes) if cost.disk_bytes else "",
+    }
+    return (wide if width >= WIDE else {}) | {
+        "FLOPs": f"{cost.flops:.2e}" if cost.flops else "",
+        "time": time if time is not None else device_time(seconds, unit) if seconds else "",
+    }
+
+
+def _sums(plan: Plan, capacity: Capacity, width: int) -> Iterator[tuple[str, Iterable[str], str]]:
+    """Name, figures and a word of what adds up: each model's stages, then all that run."""
+    priced = [row for row in plan.to_run() if row.cost is not None]
+    groups = dict.fromkeys(row.node.group for row in priced if row.node.group)
+    sums = [(str(group), [row for row in priced if row.node.group == group]) for group in groups]
+    if len(priced) > 1:
+        sums.append(("in all", priced))
+    for name, rows in sums:
+        costs = [row.cost for row in rows if row.cost is not None]
+        times = {
+            unit: sum(c.device_seconds(capacity.device(on_gpu)) or 0 for c in costs if c.on_gpu == on_gpu)
+            for on_gpu, unit in ((True, capacity.gpu.name), (False, "core"))
+        }
+        time = " + ".join(device_time(seconds, unit) for unit, seconds in times.items() if seconds)
+        both = replace(total(costs), tokens=None)
+        words = f"{len(rows)} stages"
+        if name == "in all" and both.scratch_bytes:
+            words += f"; {size(both.scratch_bytes)} on disk while it runs"
+        yield name, _figures(both, capacity, width, time).values(), words
+
+
+def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
+    """Peak memory of one worker, by what it is for where there is room, of the stages that must run."""
+    rows = [(row.node.title, row.cost) for row in plan.to_run() if row.cost is not None and row.cost.memory]
+    if not rows:
+        return []
+    parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory)) if width >= WIDE else []
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("memory of a worker", no_wrap=True)
+    for part in (*parts, "in all", "there is"):
+        table.add_column(part, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for title, cost in rows:
+        room, fits = capacity.room(cost), capacity.fits(cost)
+        on = f"{cost.workers} x {capacity.gpu.name if cost.on_gpu else 'process'}"
+        if cost.on_gpu and (seconds := cost.device_seconds(capacity.gpu)) and seconds / cost.workers > 86400:
+            on += f", {seconds / cost.workers / 86400:.1f} days"
+        table.add_row(
+            title,
+            *(size(cost.memory[part]) if part in cost.memory else "" for part in parts),
+            Text(size(cost.memory_bytes), style="bold" if fits else "bold red"),
+            size(room) if room else "?",
+            Text(on if fits else f"{on}: does not fit", style="dim" if fits else "red"),
+        )
+    return [Text(), table]
+
+
+def _devices(capacity: Capacity) -> list[RenderableType]:
+    """What the plan was reckoned on."""
+    have = [f"{capacity.cpus} cores"]
+    have += [size(capacity.memory_bytes)] if capacity.memory_bytes else []
+    have.append(f"{capacity.gpus} {capacity.gpu.name}" if capacity.gpus else "no GPU")
+    where = "This machine" if capacity.here else f"Cluster as declared: {capacity.nodes} nodes, each"
+    rates = [
+        f"{device.name} {device.bfloat16_flops / 1e12:.3g} TFLOP/s in bfloat16, reckoned with "
+        f"{100 * device.utilisation:.0f} % of it"
+        for device in ((capacity.cpu, capacity.gpu) if capacity.gpus else (capacity.cpu,))
+    ]
+    return [Text(), Text(f"{where} {', '.join(have)}. {'; '.join(rates)}.", style="dim")]
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The shape of a model, and what follows from it by counting. Needs the standard library alone."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Arrangement = Literal["parallel", "replicated"]
@@ -95,13 +95,18 @@ class ModelConfig:
     def n_unembeddings(self) -> int:
         return 1 if self.arrangement == "parallel" else self.n_future_tokens
 
-    def _layer_matrix_parameters(self) -> int:
+    def layer_matrix_parameters(self) -> int:
+        """Parameters of one layer's matrices."""
         attention = self.dim * self.head_dim * (2 * self.n_attention_heads + 2 * self.kv_heads)
         return attention + 3 * self.dim * self.ffn_width
 
+    def layer_parameters(self) -> int:
+        """Parameters of one layer: its matrices and the gains of its two norms."""
+        return self.layer_matrix_parameters() + 2 * self.dim
+
     def n_parameters(self) -> int:
         """All parameters, embeddings included. Equal across n in the `parallel` arrangement."""
-        layers = self.layers * (self._layer_matrix_parameters() + 2 * self.dim)
+        layers = self.layers * self.layer_parameters()
         tables = self.n_unembeddings + (0 if self.tied_embeddings else 1)
         return layers + self.dim + tables * self.vocabulary_size * self.dim
 
@@ -109,12 +114,31 @@ class ModelConfig:
         """Training FLOPs per token: forward and backward of matrix products, all heads, attention over the whole
         context as torch's FlopCounterMode counts it (causality not subtracted)."""
         unembeddings = self.n_future_tokens * self.vocabulary_size * self.dim
-        matrices = self.layers * self._layer_matrix_parameters() + unembeddings
+        matrices = self.layers * self.layer_matrix_parameters() + unembeddings
         attention = self.layers * 2 * context_length * self.n_attention_heads * self.head_dim
         return 6 * (matrices + attention)
+
+    def layer_flops_per_token(self, context_length: int) -> int:
+        """Forward FLOPs per token of all layers: what activation checkpointing computes a second time."""
+        attention = 2 * context_length * self.n_attention_heads * self.head_dim
+        return 2 * self.layers * (self.layer_matrix_parameters() + attention)
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2, k: int | None = None) -> int:
         """Cache bytes per token and sequence when decoding with `k` heads (default: all)."""
         k = self.n_future_tokens if k is None else k
         layers = self.n_trunk_layers + (k if self.arrangement == "parallel" else 0)
         return layers * 2 * self.kv_heads * self.head_dim * bytes_per_value
+
+
+def with_heads(config: ModelConfig, n_future_tokens: int) -> ModelConfig:
+    """The shape that is left when only the first prediction heads are kept: the trunk stays whole.
+
+    ValueError when the model has fewer.
+    """
+    if not 1 <= n_future_tokens <= config.n_future_tokens:
+        raise ValueError(
+            f"n_future_tokens is {n_future_tokens}, but the model was trained with {config.n_future_tokens} "
+            f"prediction heads; heads can be dropped, not added: at most {config.n_future_tokens}"
+        )
+    dropped = config.n_head_layers - n_future_tokens if config.arrangement == "parallel" else 0
+    return replace(config, n_future_tokens=n_future_tokens, layers=config.layers - dropped)

@@ -15,6 +15,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.model.config import ModelConfig
 
@@ -127,6 +128,8 @@ class MultiTokenTransformer(nn.Module):
         self.unembedding = nn.ModuleList(
             nn.Linear(config.dim, config.vocabulary_size, bias=False) for _ in range(config.n_unembeddings)
         )
+        self.recompute_layers = False
+        """Activation checkpointing: in training, keep a layer's input alone and compute the rest again in backward."""
         self.tie_embeddings()
 
     def tie_embeddings(self) -> None:
@@ -157,15 +160,22 @@ class MultiTokenTransformer(nn.Module):
         """f_s: the trunk's residual stream z_BTD."""
         z_BTD: Tensor = self.embedding(tokens_BT)
         for layer in self.trunk:
-            z_BTD = layer(z_BTD, rotary)
+            z_BTD = self._through(layer, z_BTD, rotary)
         return z_BTD
 
     def forward_head(self, i: int, z_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """f_{h_i} and the final norm: the state that head i's unembedding reads, h_BTD."""
         if self.prediction_heads:
-            z_BTD = self.prediction_heads[i](z_BTD, rotary)
+            z_BTD = self._through(self.prediction_heads[i], z_BTD, rotary)
         h_BTD: Tensor = self.norm(z_BTD)
         return h_BTD
+
+    def _through(self, layer: nn.Module, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        if self.recompute_layers and torch.is_grad_enabled():
+            out: Tensor = checkpoint(layer, x_BTD, rotary, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = layer(x_BTD, rotary)
+        return out
 
     def head_unembedding(self, i: int) -> nn.Linear:
         """f_u of head i (all heads share one in the `parallel` arrangement)."""

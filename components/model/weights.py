@@ -11,10 +11,10 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
-from components.model.config import ModelConfig
+from components.model.config import ModelConfig, with_heads
 from components.model.transformer import MultiTokenTransformer
 
 WEIGHTS = "model.safetensors"
@@ -55,29 +55,30 @@ def load_model(
     """The saved model in evaluation mode. ValueError names keys that are missing, too many, or of another shape."""
     config = load_config(directory)
     with torch.device("meta"):
-        model = MultiTokenTransformer(config)
+        model = MultiTokenTransformer(config).to(dtype)
     model = model.to_empty(device=device)
     model.tie_embeddings()  # leaving the meta device parts what was shared
     load_weights(model, directory)
-    return model.to(dtype).eval()
+    return model.eval()
 
 
 def load_weights(model: MultiTokenTransformer, directory: Path) -> None:
     """Set a model's parameters, in place, to the saved ones. ValueError names keys and shapes that do not fit."""
     try:
-        state = load_file(directory / WEIGHTS, device=str(model.embedding.weight.device))
+        with safe_open(directory / WEIGHTS, framework="pt") as state, torch.no_grad():
+            expected = {name: list(p.shape) for name, p in model.named_parameters()}
+            found = {name: state.get_slice(name).get_shape() for name in state.keys()}  # noqa: SIM118  (no mapping)
+            if expected != found:
+                wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+                shapes = [(name, expected.get(name), found.get(name)) for name in wrong]
+                raise ValueError(
+                    f"{directory / WEIGHTS} does not fit the model of {CONFIG}; keys that differ, with the shapes "
+                    f"expected and found: {shapes[:6]}"
+                )
+            for name, parameter in model.named_parameters():  # one at a time: a large model is not held twice
+                parameter.copy_(state.get_tensor(name))
     except SafetensorError as error:
         raise ValueError(f"{directory / WEIGHTS} is damaged: {error}; restore it or train again") from None
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {name: tuple(t.shape) for name, t in state.items()}
-    if expected != found:
-        wrong = sorted(set(expected.items()) ^ set(found.items()))
-        raise ValueError(
-            f"{directory / WEIGHTS} does not fit the model of {CONFIG}; keys and shapes that differ: {wrong[:6]}"
-        )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[name])
 
 
 def keep_heads(model: MultiTokenTransformer, n_future_tokens: int) -> MultiTokenTransformer:
@@ -85,15 +86,7 @@ def keep_heads(model: MultiTokenTransformer, n_future_tokens: int) -> MultiToken
 
     ValueError when the model has fewer. The trunk stays whole, so `layers` shrinks with the head layers.
     """
-    old = model.config
-    if not 1 <= n_future_tokens <= old.n_future_tokens:
-        raise ValueError(
-            f"n_future_tokens is {n_future_tokens}, but the model was trained with {old.n_future_tokens} "
-            f"prediction heads; heads can be dropped, not added: at most {old.n_future_tokens}"
-        )
-    dropped = old.n_head_layers - n_future_tokens if old.arrangement == "parallel" else 0
-    config = dataclasses.replace(old, n_future_tokens=n_future_tokens, layers=old.layers - dropped)
-    kept = MultiTokenTransformer(config).to(model.embedding.weight)
+    kept = MultiTokenTransformer(with_heads(model.config, n_future_tokens)).to(model.embedding.weight)
     source = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in kept.named_parameters():

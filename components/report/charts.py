@@ -43,6 +43,10 @@ class Axes:
     """None: all points; lines are cut where they leave the range."""
     digits: int = 2
     """Decimals of values on hover."""
+    log_x: bool = False
+    """Whether equal factors of x are equally far apart; all x are above 0 then."""
+    x_names: Sequence[str] = ()
+    """What to write at the ticks instead of their numbers; every point must then stand at a tick."""
 
 
 def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: float = 92) -> Markup:
@@ -54,11 +58,13 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     x_low, x_high = min(xs), max(xs)
     if x_low == x_high:
         x_low, x_high = x_low - 0.5, x_high + 0.5
+    along: Callable[[float], float] = math.log10 if axes.log_x else float
+    left, end = along(x_low), along(x_high)
     y_low, y_high = axes.y_range or _padded(min(ys), max(ys))
 
     def at(x: float, y: float) -> tuple[float, float]:
         return (
-            LEFT + (x - x_low) / (x_high - x_low) * (right - LEFT),
+            LEFT + (along(x) - left) / (end - left) * (right - LEFT),
             HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM),
         )
 
@@ -70,14 +76,14 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     for x in axes.x_ticks if axes.x_ticks is not None else ticks(x_low, x_high, 4):
         px, _ = at(x, y_low)
         parts.append(tag("line", x1=px, x2=px, y1=HEIGHT - BOTTOM, y2=HEIGHT - BOTTOM + 4, class_="axis"))
-        parts.append(tag("text", _round_number(x), x=px, y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
+        parts.append(tag("text", _x_text(x, axes), x=px, y=HEIGHT - BOTTOM + 17, text_anchor="middle"))
     bottom = HEIGHT - BOTTOM
     parts.append(tag("line", x1=LEFT, x2=right, y1=bottom, y2=bottom, class_="axis"))
     parts.append(tag("text", axes.x_label, x=(LEFT + right) / 2, y=HEIGHT - 6, text_anchor="middle"))
     parts.append(tag("text", axes.y_label, x=0.0, y=12.0))
 
     frame = f"clip-{name}"
-    clip = tag("rect", x=LEFT, y=TOP - 4, width=right - LEFT + 4, height=bottom - TOP + 5)
+    clip = tag("rect", x=LEFT - 4, y=TOP - 4, width=right - LEFT + 8, height=bottom - TOP + 5)
     parts.append(tag("defs", tag("clipPath", clip, id=frame)))
     drawn = [_draw(line, at, axes) for line in series]
     parts.append(tag("g", *drawn, clip_path=f"url(#{frame})"))
@@ -110,7 +116,7 @@ def _draw(line: Series, at: Place, axes: Axes) -> Markup:
     shown = points if line.dots else points[:: max(1, len(points) // HOVER_POINTS)]
     for x, y in shown:
         px, py = at(x, y)
-        title = tag("title", f"{line.label}, {axes.x_label} {_round_number(x)}: {y:.{axes.digits}f}")
+        title = tag("title", f"{line.label}, {axes.x_label} {_x_text(x, axes)}: {y:.{axes.digits}f}")
         if line.dots:
             parts.append(tag("circle", cx=px, cy=py, r=3.2, fill=line.colour, opacity=line.opacity))
         parts.append(tag("circle", title, cx=px, cy=py, r=8, class_="hover"))
@@ -154,6 +160,10 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, flo
         return points
     means = [points[i : i + group] for i in range(0, len(points), group)]
     return [(part[-1][0], sum(y for _, y in part) / len(part)) for part in means]
+
+
+def _x_text(x: float, axes: Axes) -> str:
+    return axes.x_names[(axes.x_ticks or ()).index(x)] if axes.x_names else _round_number(x)
 
 
 def _round_number(x: float) -> str:

@@ -4,6 +4,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """Of a scaling study: the name of the size that each artifact is of, in the order of the report's inputs."""
+
+    checkpoints: tuple[str, ...]
+    evaluations: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ReportConfig:
     """The words on the page that do not come from an artifact."""
 
@@ -11,3 +20,5 @@ class ReportConfig:
     """Name of the recipe."""
     overrides: tuple[str, ...] = ()
     """What was given on the command line, as `conf=bytes`; printed in the command that makes the page again."""
+    sizes: Sizes | None = None
+    """Which artifact is of which size; None in an ordinary recipe, where all are of one."""

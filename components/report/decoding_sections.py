@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.artifacts import DecodingBenchmark, DecodingRow
+from components.artifacts import DecodingRow
 from components.report import paper
 from components.report.charts import Axes, Series, line_chart
-from components.report.facts import Facts, known
+from components.report.facts import Decoded, Facts, known
 from components.report.markup import (
     Markup,
     decimal,
@@ -27,15 +27,14 @@ SHOWN_SAMPLES = 3
 
 def decoding(facts: Facts) -> Markup | None:
     """What the extra heads buy when generating, a block per model."""
-    if not any(benchmark.rows for benchmark in facts.benchmarks):
-        return None
-    blocks = [_block(facts, benchmark) for benchmark in facts.benchmarks if benchmark.rows]
-    return section("decoding", "Decoding faster with the extra heads", *blocks)
+    blocks = [_block(facts, decoded) for decoded in facts.decoded if decoded.benchmark.rows]
+    return section("decoding", "Decoding faster with the extra heads", *blocks) if blocks else None
 
 
-def _block(facts: Facts, benchmark: DecodingBenchmark) -> Markup:
-    n, rows = benchmark.n_future_tokens, benchmark.rows
-    index = next((i for i, model in enumerate(facts.pretrained) if model.n == n), 1)
+def _block(facts: Facts, decoded: Decoded) -> Markup:
+    n, rows = decoded.benchmark.n_future_tokens, decoded.benchmark.rows
+    index = facts.place(decoded.size, n)
+    chart_of = f"{decoded.size}-n{n}".lstrip("-")
     published = paper.decoding_for(n, (facts.tokenizer or {}).get("kind"))
     smallest = min(row.batch for row in rows)
     ks = sorted({row.k for row in rows} | {1})
@@ -65,21 +64,21 @@ def _block(facts: Facts, benchmark: DecodingBenchmark) -> Markup:
     figures = [
         (
             "Speed-up by heads used",
-            line_chart(f"speed-up-n{n}", speed, Axes("heads used, k", "× next-token decoding", x_ticks)),
+            line_chart(f"speed-up-{chart_of}", speed, Axes("heads used, k", "× next-token decoding", x_ticks)),
         ),
         (
             "Tokens per forward",
-            line_chart(f"tokens-per-forward-n{n}", forward, Axes("heads used, k", "tokens", x_ticks)),
+            line_chart(f"tokens-per-forward-{chart_of}", forward, Axes("heads used, k", "tokens", x_ticks)),
         ),
     ]
     if widest is not None:
         points = [(j, 100 * share) for j, share in enumerate(widest.acceptance, 1)]
         series = [Series(f"k = {widest.k}", points, colour(index), dots=True)]
         axes = Axes("drafted tokens accepted, at least", "% of steps", [x for x, _ in points], (0, 100), 1)
-        figures.append(("Acceptance by position", line_chart(f"acceptance-n{n}", series, axes, 62)))
+        figures.append(("Acceptance by position", line_chart(f"acceptance-{chart_of}", series, axes, 62)))
     return tag(
         "div",
-        tag("h3", f"n = {n}"),
+        tag("h3", decoded.name),
         tag(
             "div",
             *(tag("figure", tag("figcaption", name), chart) for name, chart in figures),
@@ -202,11 +201,10 @@ def _beside_the_paper(rows: Sequence[DecodingRow], published: paper.Decoding) ->
 def samples(facts: Facts) -> Markup | None:
     """Generated text, what one forward emitted in one colour."""
     figures = []
-    for n, items in facts.samples.items():
-        for item in list(items)[: max(1, SHOWN_SAMPLES // len(facts.samples))]:
-            figures.append(
-                tag("figure", tag("figcaption", _caption(n, item)), tag("pre", *_runs(item)), class_="sample")
-            )
+    for decoded in facts.decoded:
+        for item in decoded.samples[: max(1, SHOWN_SAMPLES // len(facts.decoded))]:
+            caption = _caption(decoded.name, item)
+            figures.append(tag("figure", tag("figcaption", caption), tag("pre", *_runs(item)), class_="sample"))
     if not figures:
         return None
     return section(
@@ -220,12 +218,12 @@ def samples(facts: Facts) -> Markup | None:
     )
 
 
-def _caption(n: int, item: Mapping[str, Any]) -> str:
+def _caption(name: str, item: Mapping[str, Any]) -> str:
     runs = [_run(run) for run in item["runs"]]
     counts = [count for _, count in runs if count is not None]
     if not counts:
-        return f"n = {n}: {len(runs)} forwards"
-    return f"n = {n}: {sum(counts)} tokens in {len(counts)} forwards"
+        return f"{name}: {len(runs)} forwards"
+    return f"{name}: {sum(counts)} tokens in {len(counts)} forwards"
 
 
 def _runs(item: Mapping[str, Any]) -> Iterable[Markup]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import Checkpoint, DecodingBenchmark, DecodingRow, Evaluation
-from components.report.config import ReportConfig
+from components.report.config import ReportConfig, Sizes
 
 PACKAGES = ("headstart", "torch", "ray", "mlflow", "pyarrow", "sentencepiece")
 
@@ -35,6 +35,8 @@ class Step:
 class Model:
     """A trained model with what was measured of it."""
 
+    size: str
+    """Name of its size in a scaling study; empty in an ordinary recipe."""
     checkpoint: Checkpoint
     evaluation: Evaluation | None
     shape: Mapping[str, Any]
@@ -53,10 +55,36 @@ class Model:
         return self.shape.get("arrangement") == "replicated"
 
     @property
-    def name(self) -> str:
+    def heads(self) -> str:
         """`n = 4`, or `4 → 1` for a fine-tuned model; its spaces do not break."""
         before = self.checkpoint.n_pretrained
         return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{self.n}" if before is None else f"{before} → {self.n}"
+
+    @property
+    def name(self) -> str:
+        """Its heads, in a scaling study after its size: `3b n = 4`."""
+        return f"{self.size}\N{NO-BREAK SPACE}{self.heads}" if self.size else self.heads
+
+    @property
+    def key(self) -> str:
+        """`n4`, or `3b/n4` in a scaling study."""
+        return f"{self.size}/n{self.n}" if self.size else f"n{self.n}"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The decoding benchmark of a model."""
+
+    size: str
+    """Of the model, as there."""
+    benchmark: DecodingBenchmark
+    samples: tuple[Mapping[str, Any], ...]
+    """Its samples.json."""
+
+    @property
+    def name(self) -> str:
+        """`n = 4`, in a scaling study after the size."""
+        return f"{self.size} n = {self.benchmark.n_future_tokens}".strip()
 
 
 @dataclass(frozen=True)
@@ -65,11 +93,10 @@ class Facts:
 
     config: ReportConfig
     pretrained: tuple[Model, ...]
-    """By n, the fewest heads first."""
+    """By size, the smallest first, then by n, the fewest heads first."""
     finetuned: tuple[Model, ...]
-    benchmarks: tuple[DecodingBenchmark, ...]
-    samples: Mapping[int, tuple[Mapping[str, Any], ...]]
-    """samples.json of every benchmark, by n."""
+    decoded: tuple[Decoded, ...]
+    """In the same order."""
     steps: tuple[Step, ...]
     seconds: float
     """From the start of the invocation to this page."""
@@ -79,9 +106,18 @@ class Facts:
     platform: str
 
     @property
-    def baseline(self) -> Model | None:
-        """The next-token model, when there is one."""
-        return next((model for model in self.pretrained if model.n == 1), None)
+    def by_size(self) -> tuple[tuple[Model, ...], ...]:
+        """The pretrained models of each size; all in one in an ordinary recipe."""
+        sizes = dict.fromkeys(model.size for model in self.pretrained)
+        return tuple(tuple(model for model in self.pretrained if model.size == size) for size in sizes)
+
+    def baseline(self, size: str) -> Model | None:
+        """The next-token model of a size, when there is one."""
+        return next((model for model in self.pretrained if model.size == size and model.n == 1), None)
+
+    def place(self, size: str, n: int) -> int:
+        """Where a model stands among those of its size: decides its colour."""
+        return next((i for i, m in enumerate(m for m in self.pretrained if m.size == size) if m.n == n), 1)
 
     @property
     def machine(self) -> str:
@@ -114,9 +150,15 @@ class Facts:
     def pairs(self) -> Mapping[str, Any] | None:
         return self.artifact("pairs")
 
-    def best_row(self, n: int) -> DecodingRow | None:
-        """The fastest self-speculative arm of the model at the smallest batch measured."""
-        rows = [row for b in self.benchmarks for row in b.rows if row.n_future_tokens == n and row.k > 1]
+    @property
+    def given_pairs(self) -> bool:
+        """Whether fine-tuning was on given pairs and not on functions of the corpus."""
+        return any("pairs" in step.artifact and (step.config or {}).get("source") == "table" for step in self.steps)
+
+    def best_row(self, model: Model) -> DecodingRow | None:
+        """The fastest self-speculative arm of a model at the smallest batch measured."""
+        mine = (d.benchmark for d in self.decoded if (d.size, d.benchmark.n_future_tokens) == (model.size, model.n))
+        rows = [row for benchmark in mine for row in benchmark.rows if row.k > 1]
         smallest = min((row.batch for row in rows), default=0)
         return max((row for row in rows if row.batch == smallest), key=lambda row: row.speedup, default=None)
 
@@ -130,35 +172,49 @@ def gather(
     seconds: float,
     now: float,
 ) -> Facts:
-    """Match every model with its evaluation, by the heads it was pretrained and fine-tuned with and by order."""
-    left = list(evaluations)
+    """Match every model with its evaluation, by size, by the heads it was pretrained and fine-tuned with, and by
+    order."""
+    one = Sizes(("",) * len(checkpoints), ("",) * len(evaluations), ("",) * len(benchmarks))
+    sizes = config.sizes or one
+    left = list(zip(sizes.evaluations, evaluations, strict=True))
     models = []
-    for checkpoint in checkpoints:
-        key = (checkpoint.n_pretrained, checkpoint.n_future_tokens)
-        mine = next((e for e in left if (e.n_pretrained, e.n_future_tokens) == key), None)
+    for size, checkpoint in zip(sizes.checkpoints, checkpoints, strict=True):
+        key = (size, checkpoint.n_pretrained, checkpoint.n_future_tokens)
+        mine = next(((of, e) for of, e in left if (of, e.n_pretrained, e.n_future_tokens) == key), None)
         if mine is not None:
             left.remove(mine)
-        models.append(
-            Model(
-                checkpoint,
-                mine,
-                _json(checkpoint.path / "model.json", {}),
-                tuple(_json_lines(checkpoint.path / "metrics.jsonl")),
-                tuple(_json_lines(mine.path / "completions.jsonl")) if mine else (),
-            )
-        )
+        models.append(_model(size, checkpoint, mine[1] if mine else None))
+    pretrained = [m for m in models if m.checkpoint.n_pretrained is None]
+    smallest = {
+        size: min(m.checkpoint.parameters for m in pretrained if m.size == size)
+        for size in {m.size for m in pretrained}
+    }
+    decoded = [
+        Decoded(size, benchmark, tuple(_json(benchmark.path / "samples.json", [])))
+        for size, benchmark in zip(sizes.benchmarks, benchmarks, strict=True)
+    ]
     return Facts(
         config=config,
-        pretrained=tuple(sorted((m for m in models if m.checkpoint.n_pretrained is None), key=lambda m: m.n)),
+        pretrained=tuple(sorted(pretrained, key=lambda m: (smallest[m.size], m.size, m.n))),
         finetuned=tuple(m for m in models if m.checkpoint.n_pretrained is not None),
-        benchmarks=tuple(sorted(benchmarks, key=lambda benchmark: benchmark.n_future_tokens)),
-        samples={b.n_future_tokens: tuple(_json(b.path / "samples.json", [])) for b in benchmarks},
+        decoded=tuple(sorted(decoded, key=lambda d: (smallest.get(d.size, 0), d.size, d.benchmark.n_future_tokens))),
         steps=tuple(steps),
         seconds=seconds,
         when=datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         commit=_commit(),
         versions=dict(_versions()),
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    )
+
+
+def _model(size: str, checkpoint: Checkpoint, evaluation: Evaluation | None) -> Model:
+    return Model(
+        size,
+        checkpoint,
+        evaluation,
+        _json(checkpoint.path / "model.json", {}),
+        tuple(_json_lines(checkpoint.path / "metrics.jsonl")),
+        tuple(_json_lines(evaluation.path / "completions.jsonl")) if evaluation else (),
     )
 
 

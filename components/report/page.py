@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from components.artifacts import Evaluation
-from components.report import decoding_sections, paper, provenance, training_sections
+from components.report import (
+    completion_sections,
+    decoding_sections,
+    paper,
+    provenance,
+    scaling_section,
+    training_sections,
+)
 from components.report.facts import Facts, Model, known
 from components.report.lineage import lineage
 from components.report.markup import (
@@ -27,34 +34,41 @@ def page(facts: Facts) -> str:
     """The whole page. ValueError without a pretrained model: there is nothing to report on."""
     if not facts.pretrained:
         raise ValueError("a report needs at least one pretrained model")
-    style = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title(facts)),
-        tag("style", style),
-    )
-    main = tag(
-        "main",
+    return document(
+        title(facts),
         _header(facts),
+        scaling_section.scaling(facts) if facts.config.sizes else None,
         training_sections.comparison(facts),
         decoding_sections.decoding(facts),
         decoding_sections.samples(facts),
         training_sections.loss_curves(facts),
         training_sections.heads(facts),
-        training_sections.finetuning(facts, paper.FINETUNING) if facts.finetuned else None,
-        training_sections.completions(facts),
+        completion_sections.finetuning(facts, paper.SUMMARIZATION if facts.given_pairs else paper.FINETUNING),
+        completion_sections.completions(facts),
         provenance.beside_the_paper(facts),
         provenance.data(facts),
         section("lineage", "How this page came about", lineage(facts.steps)) if facts.steps else None,
         provenance.again(facts),
     )
-    return f"<!doctype html>\n{tag('html', head, tag('body', main), lang='en')}\n"
+
+
+def document(name: str, *content: str | None) -> str:
+    """A page as one file, its style within."""
+    style = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", name),
+        tag("style", style),
+    )
+    return f"<!doctype html>\n{tag('html', head, tag('body', tag('main', *content)), lang='en')}\n"
 
 
 def title(facts: Facts) -> str:
     """The title of the recipe, or the models' names against each other."""
+    if facts.config.sizes:
+        return f"Predicting several tokens at once: {scaling_section.title(facts)}"
     names = [model.name for model in facts.pretrained]
     versus = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} against {names[-1]}"
     return f"Predicting several tokens at once: {versus}"
@@ -75,13 +89,16 @@ def _findings(facts: Facts) -> Iterator[str]:
     first = facts.pretrained[0]
     data = facts.shards or facts.corpus
     of = f" from {size(sum(data['text_bytes'].values()))} of text" if data else ""
+    if facts.config.sizes:
+        yield from scaling_section.findings(facts, of)
+        return
     count = len(facts.pretrained)
     models = ("One model", "Two models", "Three models")[count - 1] if count <= 3 else f"{count} models"
     yield (
         f"{models} of {scaled(first.checkpoint.parameters)} parameters, "
         f"trained on {scaled(first.checkpoint.tokens)} tokens{of}."
     )
-    base = facts.baseline
+    base = facts.baseline(first.size)
     for model in facts.pretrained:
         if base is not None and base.evaluation and model is not base and model.evaluation:
             mine, theirs = model.evaluation.bits_per_byte, base.evaluation.bits_per_byte
@@ -91,7 +108,7 @@ def _findings(facts: Facts) -> Iterator[str]:
                 f"{model.name} needs {percent(abs(mine / theirs - 1))} {word} bits per byte of unseen text than "
                 f"{base.name}, after {times(flops)} its training FLOPs{_unequal(model, base)}."
             )
-        best = facts.best_row(model.n)
+        best = facts.best_row(model)
         if best is not None:
             same = "with the same output, token for token" if best.lossless else "but NOT with the same output"
             speed = tag("b", f"{times(best.speedup)} the speed")
@@ -113,11 +130,11 @@ def _unequal(model: Model, base: Model) -> str:
 
 
 def _tiles(facts: Facts) -> Iterator[Markup]:
-    best = max(
-        (row for model in facts.pretrained if (row := facts.best_row(model.n))), key=lambda r: r.speedup, default=None
-    )
-    if best is not None:
-        where = f"n = {best.n_future_tokens}, k = {best.k}, batch {best.batch}, {best.dtype}"
+    rows = [(model, row) for model in facts.pretrained if (row := facts.best_row(model))]
+    if rows:
+        model, best = max(rows, key=lambda item: item[1].speedup)
+        of = f"{model.size}, " if model.size else ""
+        where = f"{of}n = {best.n_future_tokens}, k = {best.k}, batch {best.batch}, {best.dtype}"
         spread = f"{decimal(best.speedup_low, 2)} to {decimal(best.speedup_high, 2)} over repeats"
         yield _tile(
             times(best.speedup),
@@ -131,7 +148,7 @@ def _tiles(facts: Facts) -> Iterator[Markup]:
             "tokens per forward",
             f"{percent(best.repeated_4grams)} of generated 4-grams repeat{beside}",
         )
-    scored = [(m.name, m.evaluation) for m in facts.pretrained if m.evaluation]
+    scored = [(m.name, m.evaluation) for m in facts.by_size[-1] if m.evaluation]
     if scored:
         yield _tile(
             decimal(scored[0][1].bits_per_byte, 3),

@@ -4,9 +4,9 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from components.artifacts import SPLITS, Checkpoint
+from components.artifacts import SPLITS
 from components.report import paper
-from components.report.facts import Facts
+from components.report.facts import Facts, Model
 from components.report.markup import (
     Markup,
     decimal,
@@ -47,9 +47,9 @@ def beside_the_paper(facts: Facts) -> Markup | None:
 
 
 def _cards(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
-    base = facts.baseline
-    others = [model for model in facts.pretrained if model is not base]
-    if base is None or not others:
+    largest = max(m.checkpoint.parameters for m in facts.pretrained)
+    pairs = [(m, base) for m in facts.pretrained if (base := facts.baseline(m.size)) not in (None, m)]
+    if not pairs:
         return
     on_bytes = (facts.tokenizer or {}).get("kind") == "bytes"
     bits = [f"{decimal(m.evaluation.bits_per_byte, 4)} with {m.name}" for m in facts.pretrained if m.evaluation]
@@ -58,19 +58,15 @@ def _cards(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "Quality",
             paper.QUALITY_BYTES if on_bytes else paper.QUALITY_TOKENS,
             f"Bits per byte: {', '.join(bits)}.",
-            "The direction alone. Loss is not pass@k, and these models and their data are smaller by orders of "
-            "magnitude.",
+            "The direction alone. Loss is not pass@k"
+            + (", and these models and their data are smaller by orders of magnitude." if largest < 1e8 else "."),
         )
-    checkpoint = base.checkpoint
-    if checkpoint.training_seconds and checkpoint.training_flops:
-
-        def cost(made: Checkpoint) -> str:
-            flops = f"{times(made.training_flops / checkpoint.training_flops)} the FLOPs of {base.name}"
-            if made.training_threads != checkpoint.training_threads:
-                return f"{flops} (on another number of threads, so that times do not compare)"
-            return f"{times(made.training_seconds / checkpoint.training_seconds)} the time and {flops}"
-
-        costs = (f"{m.name} takes {cost(m.checkpoint)}" for m in others)
+    costs = [
+        _cost(m, base)
+        for m, base in pairs
+        if base and base.checkpoint.training_seconds and base.checkpoint.training_flops
+    ]
+    if costs:
         yield (
             "What training costs",
             paper.COST,
@@ -78,6 +74,15 @@ def _cards(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "Not in size. Every head passes through the unembedding, which is a large part of a small model and "
             "next to nothing of a large one.",
         )
+
+
+def _cost(model: Model, base: Model) -> str:
+    """Time and FLOPs of a training over those of its baseline."""
+    made, theirs = model.checkpoint, base.checkpoint
+    flops = f"{times(made.training_flops / theirs.training_flops)} the FLOPs of {base.name}"
+    if made.training_threads != theirs.training_threads:
+        return f"{model.name} takes {flops} (on another number of threads, so that times do not compare)"
+    return f"{model.name} takes {times(made.training_seconds / theirs.training_seconds)} the time and {flops}"
 
 
 def data(facts: Facts) -> Markup | None:

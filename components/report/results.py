@@ -28,9 +28,9 @@ def results(facts: Facts) -> dict[str, Any]:
         "models": [_model(model) for model in facts.pretrained],
         "finetuned": [_finetuned(model) for model in facts.finetuned],
         "decoding": [
-            {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
-            for benchmark in facts.benchmarks
-            for row in benchmark.rows
+            {"size": decoded.size or None} | {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
+            for decoded in facts.decoded
+            for row in decoded.benchmark.rows
         ],
     }
 
@@ -41,19 +41,20 @@ def headline(facts: Facts) -> dict[str, float]:
     for model in facts.pretrained:
         evaluation = model.evaluation
         if evaluation is not None:
-            numbers[f"n{model.n}/bits_per_byte"] = evaluation.bits_per_byte
+            numbers[f"{model.key}/bits_per_byte"] = evaluation.bits_per_byte
             if evaluation.line_completion is not None:
-                numbers[f"n{model.n}/line_exact_match"] = evaluation.line_completion.exact_match
-        best = facts.best_row(model.n)
+                numbers[f"{model.key}/line_exact_match"] = evaluation.line_completion.exact_match
+        best = facts.best_row(model)
         if best is not None:
-            numbers[f"n{model.n}/speedup"] = best.speedup
-            numbers[f"n{model.n}/tokens_per_forward"] = best.tokens_per_forward
+            numbers[f"{model.key}/speedup"] = best.speedup
+            numbers[f"{model.key}/tokens_per_forward"] = best.tokens_per_forward
     return {name: value for name, number in numbers.items() if (value := known(number)) is not None}
 
 
 def _model(model: Model) -> dict[str, Any]:
     checkpoint, evaluation = model.checkpoint, model.evaluation
     return {
+        "size": model.size or None,
         "n_future_tokens": model.n,
         "arrangement": model.shape.get("arrangement"),
         "parameters": checkpoint.parameters,
@@ -73,6 +74,7 @@ def _finetuned(model: Model) -> dict[str, Any]:
     checkpoint, evaluation = model.checkpoint, model.evaluation
     body = evaluation.body_completion if evaluation else None
     return {
+        "size": model.size or None,
         "n_pretrained": checkpoint.n_pretrained,
         "n_future_tokens": model.n,
         "loss": known(evaluation.heads[0].loss) if evaluation else None,

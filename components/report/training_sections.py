@@ -1,4 +1,4 @@
-"""The parts of the page on quality: comparison table, loss curves, scores by head, fine-tuning, completions."""
+"""The parts of the page on training: comparison table, loss curves, scores by head."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,8 +23,6 @@ from components.report.markup import (
     whole,
 )
 
-SHOWN_COMPLETIONS = 4
-
 
 def colour(index: int) -> str:
     """The colour of the index-th model, the same in every figure."""
@@ -32,9 +30,41 @@ def colour(index: int) -> str:
 
 
 def comparison(facts: Facts) -> Markup:
-    """All pretrained models side by side, with their cost."""
-    models = facts.pretrained
-    base = facts.baseline or models[0]
+    """All pretrained models side by side, with their cost; of a scaling study a table for each size."""
+    scored = next((m.evaluation for m in facts.pretrained if m.evaluation), None)
+    items = next((e.line_completion for m in facts.pretrained if (e := m.evaluation) and e.line_completion), None)
+    words = [f"Small figures: against {_base(facts.by_size[0]).heads}."]
+    if scored:
+        words.append(f"Scored on {whole(scored.tokens)} tokens of the test split, which no training or tuning read.")
+    if items:
+        share = (items.exact_match * items.items + 2) / (items.items + 4)  # Agresti-Coull: no false 0 at the ends
+        error = math.sqrt(share * (1 - share) / (items.items + 4))
+        words.append(
+            f"Lines: {items.items} code lines cut after their beginning, completed greedily; the standard error of an "
+            f"exact-match share is about {decimal(100 * error, 1)} points."
+        )
+    words.append("Times are of trainings that ran side by side where the machine had room: FLOPs compare better.")
+    words.append(seeds(facts))
+    return section(
+        "comparison",
+        f"{_versus(facts.by_size[0])}, side by side",
+        *(part for models in facts.by_size for part in (of_size(models), _comparison(models))),
+        paragraph(" ".join(words), class_="caption"),
+    )
+
+
+def of_size(models: Sequence[Model]) -> Markup | None:
+    """A heading over what is said of the models of one size in a scaling study."""
+    return tag("h3", models[0].size) if models[0].size else None
+
+
+def _base(models: Sequence[Model]) -> Model:
+    """The model that the others of its size are set against."""
+    return next((model for model in models if model.n == 1), models[0])
+
+
+def _comparison(models: Sequence[Model]) -> Markup:
+    base = _base(models)
 
     def row(name: str, cell: Callable[[Model], str]) -> list[str]:
         return [name, *(cell(model) for model in models)]
@@ -51,12 +81,7 @@ def comparison(facts: Facts) -> Markup:
 
         def cell(model: Model) -> str:
             mine, theirs = known(value(model)), known(value(base))
-            beside = None
-            if model is not base and mine is not None and theirs is not None:
-                difference = (
-                    f"{decimal(100 * (mine - theirs), digits)} points" if share else decimal(mine - theirs, digits)
-                )
-                beside = note(difference if difference.startswith("−") else f"+{difference}")
+            beside = None if model is base else difference(mine, theirs, digits, share)
             return join((show(mine, digits), beside), " ")
 
         return cell
@@ -81,26 +106,15 @@ def comparison(facts: Facts) -> Markup:
             row("Lines completed exactly", quality(lambda m: s.exact_match if (s := line(m)) else None, 1, True)),
             row("Edit similarity of lines", quality(lambda m: s.edit_similarity if (s := line(m)) else None, 3)),
         ]
-    scored = next((m.evaluation for m in models if m.evaluation), None)
-    items = next((s for m in models if (s := line(m))), None)
-    words = [f"Small figures: against {base.name}."]
-    if scored:
-        words.append(f"Scored on {whole(scored.tokens)} tokens of the test split, which no training or tuning read.")
-    if items:
-        share = (items.exact_match * items.items + 2) / (items.items + 4)  # Agresti-Coull: no false 0 at the ends
-        error = math.sqrt(share * (1 - share) / (items.items + 4))
-        words.append(
-            f"Lines: {items.items} code lines cut after their beginning, completed greedily; the standard error of an "
-            f"exact-match share is about {decimal(100 * error, 1)} points."
-        )
-    words.append("Times are of trainings that ran side by side where the machine had room: FLOPs compare better.")
-    words.append(seeds(facts))
-    return section(
-        "comparison",
-        f"{_versus(models)}, side by side",
-        table(["", *(m.name for m in models)], rows, "wide"),
-        paragraph(" ".join(words), class_="caption"),
-    )
+    return table(["", *(m.heads for m in models)], rows, "wide")
+
+
+def difference(mine: float | None, theirs: float | None, digits: int, share: bool = False) -> Markup | None:
+    """How much more or less than the baseline's, with its sign; None where one of them was not measured."""
+    if mine is None or theirs is None:
+        return None
+    text = f"{decimal(100 * (mine - theirs), digits)} points" if share else decimal(mine - theirs, digits)
+    return note(text if text.startswith("−") else f"+{text}")
 
 
 def seeds(facts: Facts) -> str:
@@ -112,7 +126,7 @@ def seeds(facts: Facts) -> str:
 
 
 def _versus(models: Sequence[Model]) -> str:
-    names = [model.name for model in models]
+    names = [model.heads for model in models]
     return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
 
 
@@ -136,7 +150,7 @@ def _layers(model: Model) -> str:
 
 def loss_curves(facts: Facts) -> Markup | None:
     """Training loss of every head, a chart per model on one scale."""
-    curves = {model.n: [_curve(model, i) for i in range(1, model.n + 1)] for model in facts.pretrained}
+    curves = {model.key: [_curve(model, i) for i in range(1, model.n + 1)] for model in facts.pretrained}
     everything = [points for heads in curves.values() for points in heads if points]
     if not everything:
         return None
@@ -144,26 +158,21 @@ def loss_curves(facts: Facts) -> Markup | None:
     # The first twentieth of training falls from log V so steeply that it would flatten all the rest.
     high = max(points[len(points) // 20][1] for points in everything)
     y_range = (low - 0.04 * (high - low), high + 0.02 * (high - low)) if high > low else None
-    base = facts.baseline
     figures = []
-    for index, model in enumerate(facts.pretrained):
+    for model in facts.pretrained:
         shown = [h for h in range(1, model.n + 1) if model.n <= 8 or h in (1, 2, 4, 8, 16, 32, model.n)]
+        mine, index = curves[model.key], facts.place(model.size, model.n)
         series = [
-            Series(
-                f"head {h}  {curves[model.n][h - 1][-1][1]:.2f}",
-                curves[model.n][h - 1],
-                colour(index),
-                _fading(h, model.n),
-            )
+            Series(f"head {h}  {mine[h - 1][-1][1]:.2f}", mine[h - 1], colour(index), _fading(h, model.n))
             for h in shown
-            if curves[model.n][h - 1]
+            if mine[h - 1]
         ]
-        if base is not None and model is not base and curves[1][0]:
-            series.append(Series(f"{base.name}  {curves[1][0][-1][1]:.2f}", curves[1][0], colour(0), dashed=True))
+        base = facts.baseline(model.size)
+        if base is not None and model is not base and (line := curves[base.key][0]):
+            series.append(Series(f"{base.heads}  {line[-1][1]:.2f}", line, colour(0), dashed=True))
         if series:
-            chart = line_chart(
-                f"training-loss-n{model.n}", series, Axes("step", "loss, nats per token", None, y_range, 3)
-            )
+            name = f"training-loss-{model.key.replace('/', '-')}"
+            chart = line_chart(name, series, Axes("step", "loss, nats per token", None, y_range, 3))
             figures.append(tag("figure", tag("figcaption", model.name), chart))
     return section(
         "training",
@@ -188,21 +197,35 @@ def _fading(head: int, n: int) -> float:
 
 
 def heads(facts: Facts) -> Markup | None:
-    """Held-out loss and top-1 by head: two charts and a table."""
-    scored = [(i, m, m.evaluation.heads) for i, m in enumerate(facts.pretrained) if m.evaluation]
+    """Held-out loss and top-1 by head: two charts and a table, for each size."""
+    blocks = [part for models in facts.by_size if (block := _heads(models)) for part in (of_size(models), *block)]
+    if not blocks:
+        return None
+    return section(
+        "heads",
+        "How far ahead the heads see",
+        *blocks,
+        paragraph("Held-out text, every head on equally many targets.", class_="caption"),
+    )
+
+
+def _heads(models: Sequence[Model]) -> tuple[Markup | None, Markup] | None:
+    scored = [(i, m, m.evaluation.heads) for i, m in enumerate(models) if m.evaluation]
     most = max((len(scores) for _, _, scores in scored), default=0)
     if not most:
         return None
     figures = []
     if most > 1:
         ticks = _head_ticks(most)
+        after = f"-{models[0].size}" if models[0].size else ""
         for name, label, factor, digits in (("loss", "loss, nats per token", 1, 3), ("top1", "top-1, %", 100, 1)):
             series = [
-                Series(m.name, [(h, factor * getattr(s, name)) for h, s in enumerate(scores, 1)], colour(i), dots=True)
+                Series(m.heads, [(h, factor * getattr(s, name)) for h, s in enumerate(scores, 1)], colour(i), dots=True)
                 for i, m, scores in scored
             ]
             title = "Loss" if name == "loss" else "Top-1 accuracy"
-            chart = line_chart(f"held-out-{name}-by-head", series, Axes("tokens ahead", label, ticks, None, digits), 62)
+            axes = Axes("tokens ahead", label, ticks, None, digits)
+            chart = line_chart(f"held-out-{name}-by-head{after}", series, axes, 62)
             figures.append(tag("figure", tag("figcaption", title), chart))
     rows = []
     for h in range(most):
@@ -210,77 +233,10 @@ def heads(facts: Facts) -> Markup | None:
         for _, _, scores in scored:
             cells += [decimal(scores[h].loss, 4), percent(scores[h].top1)] if h < len(scores) else [NONE, NONE]
         rows.append([f"{h + 1} ahead", *cells])
-    head = ["", *(f"{m.name} {what}" for _, m, _ in scored for what in ("loss", "top-1"))]
-    return section(
-        "heads",
-        "How far ahead the heads see",
-        tag("div", *figures, class_="figures") if figures else None,
-        table(head, rows),
-        paragraph("Held-out text, every head on equally many targets.", class_="caption"),
-    )
+    head = ["", *(f"{m.heads} {what}" for _, m, _ in scored for what in ("loss", "top-1"))]
+    return tag("div", *figures, class_="figures") if figures else None, table(head, rows)
 
 
 def _head_ticks(most: int) -> list[float]:
     step = 1 if most <= 10 else 4
     return [h for h in range(1, most + 1) if h == 1 or h % step == 0]
-
-
-def finetuning(facts: Facts, words_of_the_paper: str) -> Markup | None:
-    """Fine-tuned models against each other."""
-    if not facts.finetuned:
-        return None
-    rows = []
-    for model in facts.finetuned:
-        evaluation, body = model.evaluation, model.evaluation.body_completion if model.evaluation else None
-        rows.append(
-            [
-                model.name,
-                decimal(evaluation.heads[0].loss if evaluation else None, 4),
-                percent(evaluation.heads[0].top1 if evaluation else None),
-                decimal(body.edit_similarity if body else None, 3),
-                percent(body.exact_match if body else None),
-                duration(model.checkpoint.training_seconds),
-            ]
-        )
-    scored = next((m.evaluation for m in facts.finetuned if m.evaluation), None)
-    body = scored.body_completion if scored else None
-    size = f" Loss on {whole(scored.tokens)} body tokens" if scored else ""
-    size += f", similarity over {body.items} generated bodies." if body else "." if size else ""
-    return section(
-        "finetuning",
-        "Fine-tuned: from signature and docstring to the body",
-        table(
-            ["Heads: pretrained → fine-tuned", "Body loss", "Top-1", "Edit similarity", "Exact", "Training time"], rows
-        ),
-        paragraph(f"Test pairs only.{size}", class_="caption"),
-        paragraph(words_of_the_paper, class_="caption"),
-    )
-
-
-def completions(facts: Facts) -> Markup | None:
-    """What the models wrote for the same cut lines."""
-    by_model = [(m, {item["id"]: item for item in m.completions}) for m in facts.pretrained]
-    ids = [name for name in by_model[0][1] if all(name in items for _, items in by_model)] if by_model else []
-    if not ids:
-        return None
-    figures = []
-    for name in ids[:: max(1, len(ids) // SHOWN_COMPLETIONS)][:SHOWN_COMPLETIONS]:
-        item = by_model[0][1][name]
-        lines = [_written("true", item["truth"], None)]
-        for model, items in by_model:
-            made = items[name]["generated"]
-            lines.append(_written(model.name, made, "same" if made == item["truth"] else None))
-        before = "\n".join(item["prompt"].split("\n")[-3:])
-        figures.append(tag("figure", tag("pre", before, tag("span", "▏", class_="cut")), *lines, class_="completion"))
-    return section(
-        "completions",
-        "Lines they completed",
-        *figures,
-        paragraph(
-            f"{len(figures)} of {len(ids)} lines, taken at equal distances in the list, not chosen.", class_="caption"
-        ),
-    )
-
-
-def _written(who: str, text: str, class_: str | None) -> Markup:
-    return tag("div", tag("span", who, class_="who"), tag("code", text or " ", class_=class_))

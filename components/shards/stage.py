@@ -1,6 +1,9 @@
 """The door: `tokenize` turns a corpus into shards that training maps into memory."""
 
+import math
+
 from components.artifacts import Corpus, Shards, Tokenizer
+from components.flow.cost import Cost, Outlook
 from components.flow.node import Resources, stage
 from components.flow.stage_run import StageRun
 from components.shards.config import DataExecution, ShardsConfig
@@ -9,17 +12,41 @@ CPU_SHARE = 0.75
 """Part of the granted cores that the tokenizing actors hold; if they held all, Ray Data could wait for ever."""
 
 
-@stage(version=1, resources=Resources(drives_ray=True))
+def actors_and_cpus(cores: float, actors: int | None = None) -> tuple[int, float]:
+    """How many tokenizing actors `cores` bear, unless told, and how much of a core each holds."""
+    actors = actors or math.ceil(CPU_SHARE * cores)
+    return actors, min(1.0, math.floor(100 * CPU_SHARE * cores / actors) / 100)
+
+
+TOKENIZE_BYTES_PER_SECOND = 4e6
+"""Of one core: sentencepiece encoding, and laying the ids out."""
+
+
+def _tokenize_cost(at: Outlook) -> Cost:
+    """From the size of the corpus and the bytes a token holds."""
+    corpus, tokenizer = at.inputs
+    vocabulary, text_bytes = tokenizer["vocabulary_size"], corpus.get("text_bytes")
+    if text_bytes is None:
+        return Cost(expects={"vocabulary_size": vocabulary})
+    tokens = {split: size / tokenizer["bytes_per_token"] for split, size in text_bytes.items()}
+    disk_bytes = sum(tokens.values()) * (2 if vocabulary <= 1 << 16 else 4)
+    return Cost(
+        tokens=sum(tokens.values()),
+        core_seconds=sum(text_bytes.values()) / TOKENIZE_BYTES_PER_SECOND,
+        disk_bytes=disk_bytes,
+        scratch_bytes=disk_bytes,
+        expects={"vocabulary_size": vocabulary, "tokens": tokens},
+    )
+
+
+@stage(version=1, resources=Resources(drives_ray=True), cost=_tokenize_cost)
 def tokenize(config: ShardsConfig, corpus: Corpus, tokenizer: Tokenizer, run: StageRun) -> Shards:
     """Tokenize every split with a pool of actors and lay the tokens out in document order."""
-    import math
-
     from components.corpus.blocks import on_actors, on_ray_data
     from components.shards.pack import Tokenizing, pack
 
     execution = run.execution if isinstance(run.execution, DataExecution) else DataExecution()
-    actors = execution.actors or math.ceil(CPU_SHARE * run.cpus)
-    cpus = min(1.0, math.floor(100 * CPU_SHARE * run.cpus / actors) / 100)
+    actors, cpus = actors_and_cpus(run.cpus, execution.actors)
     result = pack(
         corpus.path,
         tokenizer.path,

@@ -1,5 +1,6 @@
 """Which tokenizer. Needs the standard library alone."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,3 +62,8 @@ class TokenizerConfig:
     def size(self) -> int:
         """The number of symbols, known without running anything."""
         return BYTE_VOCABULARY if self.vocabulary_size is None else self.vocabulary_size
+
+
+def bytes_per_token_guess(config: TokenizerConfig) -> float:
+    """Bytes a token holds on source code or prose, for a plan: about 2.4 at 1,024 symbols and 3.6 at 32,000."""
+    return 1.0 if config.kind == "bytes" else 0.24 * math.log2(config.size)

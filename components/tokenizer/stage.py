@@ -3,13 +3,37 @@
 from typing import Any
 
 from components.artifacts import Corpus, Tokenizer
+from components.flow.cost import Cost, Outlook
 from components.flow.node import Resources, stage
 from components.flow.stage_run import StageRun, write_json
-from components.tokenizer.config import TokenizerConfig
+from components.tokenizer.config import TokenizerConfig, bytes_per_token_guess
 from components.tokenizer.own import own_model_identity, own_model_problems, take_over
 
+TRAIN_BYTES_PER_SECOND = 5e6
+"""Of one core: sentencepiece learning a vocabulary."""
 
-@stage(version=1, resources=Resources(cpus=1), external=own_model_identity, problems=own_model_problems)
+
+def _train_cost(at: Outlook) -> Cost:
+    """Of the sample; how many bytes a token will hold is a guess from the vocabulary's size."""
+    config: TokenizerConfig = at.config
+    text_bytes = at.inputs[0].get("text_bytes", {}).get("train")
+    learns = config.kind == "sentencepiece" and config.model_path is None
+    sample = min(config.sample_bytes, text_bytes or config.sample_bytes) if learns else 0
+    return Cost(
+        core_seconds=sample / TRAIN_BYTES_PER_SECOND,
+        disk_bytes=30 * config.size if learns else 0,
+        expects={"bytes_per_token": bytes_per_token_guess(config), "vocabulary_size": config.size},
+    )
+
+
+@stage(
+    version=1,
+    resources=Resources(cpus=1),
+    own_process=True,
+    external=own_model_identity,
+    problems=lambda config, _: own_model_problems(config),
+    cost=_train_cost,
+)
 def train_tokenizer(config: TokenizerConfig, corpus: Corpus, run: StageRun) -> Tokenizer:
     """Train (kind `bytes`, or a model that is given: nothing to train), then encode and decode the validation split
     to see that it is exact."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from components.model.config import ModelConfig
 
 Precision = Literal["bfloat16", "float32"]
+Sharding = Literal["none", "full"]
 
 
 class _Faults(list[str]):
@@ -135,6 +136,12 @@ class TrainingExecution:
     """GPUs per worker: 0 or 1."""
     micro_batch_sequences: int = 8
     """Sequences that a worker takes through the model at a time; gradients add up to the whole batch."""
+    activation_checkpointing: bool = False
+    """Keep the input of every layer alone and compute the rest again in backward: a third more FLOPs, a fraction of
+    the memory for activations."""
+    sharding: Sharding = "none"
+    """`none`: every worker holds the whole model. `full`: parameters, gradients and optimizer state are cut into as
+    many parts as there are workers (FSDP). A plan prices it; training does not carry it out yet."""
     checkpoint_every: int = 100
     """Steps between checkpoints that a killed training goes on from."""
     log_every: int = 10

@@ -8,21 +8,25 @@ from typing import Any
 from components.training.loop import NonFiniteLoss
 from components.training.worker import Job, work
 
+POLLS_PER_SECOND = 4
+"""Of all workers together. Every poll is a task in the dashboard, which keeps the last 100,000 of all tasks; with fewer
+polls the end of a training is noticed later."""
 SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # else the end of a training is noticed seconds late
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # it logs an error that is none
     "RAY_TRAIN_ENABLE_CONTROLLER_LOGGING": "0",
 }
 
 
-def work_on_ray(job: Job, storage: Path) -> None:
+def work_on_ray(job: Job, storage: Path, name: str) -> None:
     """Run `work(job)` in `job.execution.workers` processes with `job.threads` cores each; Ray must be running.
 
     A lost worker makes all start again from the last checkpoint, twice at most. An error of the work itself is
-    raised here as it was. `storage` takes what Ray Train writes about the run; every node must see it.
+    raised here as it was. `storage` takes what Ray Train writes about the run; every node must see it. `name` is
+    what the dashboard calls it.
     """
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
+    every = f"{job.execution.workers / POLLS_PER_SECOND:g}"
+    for setting, value in {**SETTINGS, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": every}.items():
+        os.environ.setdefault(setting, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
@@ -38,7 +42,8 @@ def work_on_ray(job: Job, storage: Path) -> None:
             resources_per_worker={"CPU": job.threads, "GPU": gpus},
         ),
         run_config=RunConfig(
-            name=uuid.uuid4().hex,  # a new run for Ray; our own checkpoints are what a training goes on from
+            # a new run for Ray at every attempt: our own checkpoints are what a training goes on from
+            name=f"{name}-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=2),
         ),

@@ -4,18 +4,24 @@ Both can be killed at any moment and go on from their last checkpoint under `run
 number of workers and threads. What a run's `execution` says (TrainingExecution) does not change what is learned.
 """
 
+import dataclasses
+import itertools
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.artifacts import Checkpoint, Pairs, Shards
+from components.flow.cost import Cost, Outlook
 from components.flow.node import Resources, stage
+from components.flow.quantity import scaled
 from components.flow.stage_run import StageRun
+from components.model.config import ModelConfig, with_heads
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
+from components.training.memory import training_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import torch
 
@@ -23,7 +29,80 @@ if TYPE_CHECKING:
     from components.training.loop import Batches
 
 
-@stage(version=2, resumable=True, resources=Resources(drives_ray=True))
+def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) -> Cost:
+    """FLOPs and memory by counting (`ModelConfig.flops_per_token`, `memory.training_memory`)."""
+    execution = at.execution or TrainingExecution()
+    flops_per_token = model.flops_per_token(training.context_length)
+    if execution.activation_checkpointing:
+        flops_per_token += model.layer_flops_per_token(training.context_length)
+    weights = 4 * model.n_parameters()
+    return Cost(
+        tokens=training.tokens,
+        flops=float(training.tokens * flops_per_token),
+        precision=training.precision,
+        disk_bytes=weights,
+        scratch_bytes=3 * weights * (execution.keep_checkpoints + 1),  # weights and AdamW's two means
+        memory=training_memory(model, training, execution),
+        workers=execution.workers,
+        on_gpu=execution.gpus_per_worker > 0,
+        note=f"{scaled(model.n_parameters())} parameters",
+        expects={"model": dataclasses.asdict(model), "parameters": model.n_parameters()},
+    )
+
+
+def _pretrain_cost(at: Outlook) -> Cost:
+    return _training_cost(at, at.config.model, at.config.training)
+
+
+def _finetune_cost(at: Outlook) -> Cost:
+    model = ModelConfig(**at.inputs[0]["model"])
+    return _training_cost(at, with_heads(model, at.config.n_future_tokens), at.config)
+
+
+def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingExecution]]":
+    """Other ways to carry a training out that need less memory of a worker: fewest changes first."""
+    settings: list[list[tuple[str, dict[str, Any]]]] = [
+        [
+            (f"cluster.training.micro_batch_sequences={size}", {"micro_batch_sequences": size})
+            for size in (16, 8, 4, 2, 1)
+            if size < execution.micro_batch_sequences
+        ],
+        [("cluster.training.activation_checkpointing=true", {"activation_checkpointing": True})]
+        * (not execution.activation_checkpointing),
+        [("cluster.training.sharding=full", {"sharding": "full"})] * (execution.sharding == "none"),
+        [
+            (f"cluster.training.workers={workers}", {"workers": workers})
+            for workers in (
+                *(execution.workers // less for less in (2, 4, 8, 16, 32, 64) if execution.workers >= less),
+                *(execution.workers * more for more in (2, 4, 8, 16)),
+            )
+        ],
+    ]
+    for number in range(1, len(settings) + 1):
+        for kinds in itertools.combinations(settings, number):
+            for changes in itertools.product(*kinds):
+                fields = {name: value for _, change in changes for name, value in change.items()}
+                yield " ".join(words for words, _ in changes), dataclasses.replace(execution, **fields)
+
+
+def _problems(_: Any, execution: TrainingExecution | None) -> list[str]:
+    if execution is None or execution.sharding == "none":
+        return []
+    return [
+        "cluster.training.sharding=full is priced in a plan, but training does not carry it out yet: "
+        "use cluster.training.sharding=none, with a model that fits one device"
+    ]
+
+
+@stage(
+    version=2,
+    resumable=True,
+    resources=Resources(drives_ray=True),
+    own_process=True,
+    cost=_pretrain_cost,
+    changes=less_memory,
+    problems=_problems,
+)
 def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoint:
     """Train a model from scratch on the training split of `shards`.
 
@@ -44,7 +123,15 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
     return _checkpoint(config.training, shards.path / "tokenizer", run)
 
 
-@stage(version=2, resumable=True, resources=Resources(drives_ray=True))
+@stage(
+    version=2,
+    resumable=True,
+    resources=Resources(drives_ray=True),
+    own_process=True,
+    cost=_finetune_cost,
+    changes=less_memory,
+    problems=_problems,
+)
 def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: StageRun) -> Checkpoint:
     """Train a pretrained model on, with its first heads, on pairs of prompt and completion (paper section 3.6).
 
@@ -87,7 +174,7 @@ def _carry_out(
     else:
         from components.training.ray_train import work_on_ray
 
-        work_on_ray(job, run.work / "ray")
+        work_on_ray(job, run.work / "ray", run.name)
 
 
 def _threads_per_worker(execution: TrainingExecution, run: StageRun) -> int:

@@ -37,7 +37,9 @@ def work(job: Job) -> None:
     if not on_gpu:
         keep_freed_memory()
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    state = TrainState.fresh(job.make_model().to(device), job.config)
+    model = job.make_model().to(device)
+    model.recompute_layers = job.execution.activation_checkpointing
+    state = TrainState.fresh(model, job.config)
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
     train(state, job.config, job.execution, job.open_data(device), job.checkpoints, reporter)
 

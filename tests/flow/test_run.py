@@ -51,6 +51,7 @@ def test_runs_reuses_and_stops_only_below_a_failure(tmp_path: Path) -> None:
 
     code, text, said = run(tmp_path, factor=3, fail=True, steps=6)
     assert code == 1
+    assert "failed" in said, text
     assert said["failed"] == {"scale": "ValueError: factor 3 is out of luck", "total": "needs scale"}
     assert value(tmp_path, "count") == 9
     assert "log.txt" in text

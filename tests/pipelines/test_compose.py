@@ -1,5 +1,6 @@
 """The command line's boundary: what a recipe may say, and what a person is told when it says something else."""
 
+import json
 import os
 import re
 import shlex
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.compose import Faults, compose, recipes
+from components.flow.identity import canonical
+from pipelines.compose import Faults, compose, recorded_recipe
 from pipelines.fields import rows, table
+from pipelines.keys import for_this_machine, recipes
+from pipelines.overrides import as_written, for_hydra
 from pipelines.recipe import Options, Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,19 +31,6 @@ def test_every_recipe_composes_under_its_own_name(name: str) -> None:
     recipe, _ = compose([f"conf={name}"])
     assert recipe.name == name
     assert recipes()[name], f"conf/{name}.yaml needs a first comment line for --help"
-
-
-def test_the_paper_s_13b_recipe() -> None:
-    """Tables S13 and S14: 13B parameters, 8 x 2^20 tokens a step, 25,000 steps = 209.7B tokens."""
-    recipe, _ = compose(["conf=code_13b"])
-    assert recipe.future_tokens == (1, 2, 4)
-    assert {recipe.model_for(n).n_parameters() for n in recipe.future_tokens} == {13_015_864_320}
-    training = recipe.training
-    assert training.batch_tokens == 8 * 2**20
-    assert round(training.steps * training.batch_tokens / 1e9, 1) == 209.7
-    assert (training.learning_rate, training.warmup_steps, training.decay_ratio) == (3e-4, 1000, 0.03)
-    assert (training.beta1, training.beta2, training.weight_decay, training.clip_norm) == (0.9, 0.95, 0.1, 1.0)
-    assert training.context_length == 4096
 
 
 def test_overrides_reach_their_field() -> None:
@@ -84,6 +75,26 @@ def test_a_fault_hides_none_that_shares_letters_with_its_key() -> None:
     assert named == {"seed", "name", "training.steps", "finetune.steps", "training.batch_tokens"}
 
 
+def test_two_values_for_one_key_are_a_contradiction() -> None:
+    assert faults("training.steps=3", "training.steps=4") == [
+        "training.steps is given twice, as 3 and as 4: give it once"
+    ]
+    compose(["training.steps=3", "training.steps=3"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("tokenizer=bytes", "tokenizer.vocabulary_size=5000"), "kind 'bytes' has 258"),
+        (("corpus=python", "corpus.path=/data"), "a path needs source"),
+        (("conf=bytes", "model.tied_embeddings=true"), "tied_embeddings needs one unembedding"),
+        (("training.context_length=128", "evaluation.context_length=256"), "more than the model is trained on"),
+    ],
+)
+def test_overrides_that_contradict_each_other_are_refused(overrides: tuple[str, ...], words: str) -> None:
+    assert words in "\n".join(faults(*overrides))
+
+
 def test_a_path_may_start_at_home() -> None:
     recipe, _ = compose(["corpus=files", "corpus.path=~/src"])
     assert recipe.corpus.path == str(Path.home() / "src")
@@ -114,11 +125,11 @@ def test_a_mixture_is_given_by_a_group_or_whole() -> None:
     ("overrides", "words"),
     [
         (["corpus.mixture.prose.wait=2"], "corpus.mixture.prose.wait: no such key; did you mean"),
-        (["corpus.mixture.prose.weight=0"], "corpus.mixture.prose: weight is 0.0; it must be above 0"),
+        (["corpus.mixture.prose.weight=0"], "corpus.mixture.prose.weight is 0.0; it must be above 0"),
         (["corpus.mixture.prose.weight=true"], "corpus.mixture.prose.weight: input should be float"),
         (["corpus.mixture.prose.weight=inf"], "corpus.mixture.prose.weight: input should be finite"),
         (["corpus.mixture.prose.source=web"], "corpus.mixture.prose.source: "),
-        (["corpus.mixture.prose.text_column=x"], "corpus.mixture.prose: text_column is 'x' with source 'prose'"),
+        (["corpus.mixture.prose.text_column=x"], "corpus.mixture.prose.text_column is 'x' with source 'prose'"),
         (["corpus.path=/data"], "corpus.path is '/data' beside a mixture"),
     ],
 )
@@ -138,7 +149,7 @@ def test_heads_that_a_model_lacks_are_not_measured_on_it() -> None:
 def test_an_unknown_recipe_offers_the_nearest_and_the_list() -> None:
     (said,) = faults("conf=code_14b")
     assert "code_14b" in said
-    assert "did you mean code_13b" in said
+    assert "code_13b" in said.split("there are")[0]
     assert "demo" in said
 
 
@@ -171,16 +182,98 @@ def test_values_out_of_range_say_what_is_allowed(override: str, words: str) -> N
     assert words in "\n".join(faults(override))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("sizes.1m.training.stepps=3", "sizes.1m.training.stepps: no such key; did you mean sizes.1m.training.steps"),
+        ("sizes.1m.steps=3", "sizes.1m.steps: no such key; did you mean sizes.1m.training.steps"),
+        ("+sizes.1m.model.layres=3", "sizes.1m.model.layres: no such key; did you mean sizes.1m.model.layers"),
+        ("sizes.1m.model.n_future_tokens=2", "sizes.1m.model.n_future_tokens cannot be given: future_tokens=[1,4]"),
+        ("sizes.2m.training.steps=3", "sizes.2m: no such size in the recipe scaling_small; did you mean"),
+        ("sizes.1m.training.steps=fast", "sizes.1m.training.steps: input should be a valid integer"),
+        ("sizes.1m.training.steps=true", "sizes.1m.training.steps: input should be int"),
+        ("sizes.1m.training.steps=0", "sizes.1m.training.steps is 0; it must be at least 1"),
+        ("sizes.1m.model.layers=4", "future_tokens contains 4, at sizes.1m: n_future_tokens is 4 with 4 layers"),
+        ("sizes.1m.training.context_length=128", "at most sizes.1m.training.context_length, 128"),
+        ("sizes.1m.training.batch_tokens=256", "a step of sizes.1m.training has 1 sequence(s)"),
+        ("training.steps=3", "model or training is given beside sizes, which have their own (1m, 3m, 9m)"),
+        ("+sizes.2m.model.dim=64", "sizes.2m.training: field required"),
+        ("++sizes={2-m:{model:{},training:{}}}", "sizes has '2-m'"),
+        ("sizes.1m=3", "sizes.1m: input should be"),
+        ("sizes=3", "sizes: input should be"),
+    ],
+)
+def test_a_fault_inside_a_size_is_named_with_its_path(override: str, said: str) -> None:
+    assert said in "\n".join(faults("conf=scaling_small", "cluster.training.workers=2", override))
+
+
+def test_faults_of_several_sizes_come_together_with_others() -> None:
+    assert faults(
+        "conf=scaling_small", "sizes.1m.training.steps=0", "sizes.9m.model.dim=-1", "sizes.3m.modl.dim=1", "seed=x"
+    ) == [
+        "sizes.3m.modl.dim: no such key; did you mean sizes.3m.model.dim or sizes.3m.model.ffn_dim?",
+        "seed: input should be a valid integer, unable to parse string as an integer (given: 'x')",
+        "sizes.1m.training.steps is 0; it must be at least 1",
+        "sizes.9m.model.dim is -1; it must be at least 1",
+    ]
+
+
+def test_any_key_of_a_size_can_be_given_and_the_others_stay() -> None:
+    before, _ = compose(["conf=scaling_small"])
+    after, _ = compose(["conf=scaling_small", "sizes.1m.training.steps=7", "sizes.3m.model.norm_eps=1e-6"])
+    assert list(after.sizes) == ["1m", "3m", "9m"]
+    assert after.sizes["1m"].training.steps == 7
+    assert after.sizes["3m"].model.norm_eps == 1e-6
+    assert after.sizes["1m"].model == before.sizes["1m"].model
+    assert after.sizes["9m"] == before.sizes["9m"]
+
+
+def test_a_size_of_a_recipe_without_sizes_is_refused() -> None:
+    assert faults("sizes.1m.training.steps=3") == [
+        "sizes.1m: the recipe demo has no sizes; give model.… and training.… themselves"
+    ]
+
+
+def test_a_sweep_over_a_size_is_a_sweep() -> None:
+    assert for_hydra("sizes.1m.training.steps=3,4") == ("++sizes={1m:{training:{steps:3}}},{1m:{training:{steps:4}}}")
+    assert for_hydra("sizes.1m.training.steps=range(3,5)") == (
+        "++sizes={1m:{training:{steps:3}}},{1m:{training:{steps:4}}}"
+    )
+    assert for_hydra("seed=1,2") == "seed=1,2"
+    for written in ("sizes.1m.training.steps=3", "sizes.3b.model.n_kv_heads=null", "seed=1"):
+        assert as_written(for_hydra(written)) == written
+
+
+def test_jobs_of_a_sweep_over_sizes_are_named_as_it_was_written(tmp_path: Path) -> None:
+    said = cli("-m", "conf=scaling_small", "sizes.1m.training.steps=3,4", "seed=7", "plan=true", cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+    for steps in (3, 4):
+        assert f"sizes.1m.training.steps={steps}, scaling_small: n = 1, 4" in said.stdout
+
+
+@pytest.mark.parametrize("conf", ["demo", "scaling_small"])
+def test_a_recipe_that_a_run_wrote_down_is_read_back(conf: str) -> None:
+    recipe, _ = compose([f"conf={conf}"])
+    assert recorded_recipe(json.loads(json.dumps(canonical(recipe)))) == recipe
+
+
+def test_a_path_of_pairs_is_absolute_and_a_uri_stays() -> None:
+    table = ["conf=demo", "pairs=table"]
+    assert compose([*table, "pairs.path=~/xsum"])[0].pairs.path == str(Path.home() / "xsum")
+    assert compose([*table, "pairs.path=xsum"])[0].pairs.path == str(Path("xsum").absolute())
+    assert compose([*table, "pairs.path=s3://bucket/xsum"])[0].pairs.path == "s3://bucket/xsum"
+
+
 def test_a_typo_in_a_recipe_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    import pipelines.compose as boundary
+    from pipelines import keys
 
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     with (tmp_path / "conf" / "demo.yaml").open("a") as file:
         file.write("\ntraining:\n  stepps: 3\n")
-    monkeypatch.setattr(boundary, "CONF", tmp_path / "conf")
-    monkeypatch.setattr(boundary, "ROOT", tmp_path)
+    monkeypatch.setattr(keys, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(keys, "ROOT", tmp_path)
     assert faults() == ["training.stepps: no such key; did you mean training.steps or training.warmup_steps?"]
 
 
@@ -204,8 +297,11 @@ def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_recipes_from_any_directory(tmp_path: Path) -> None:
     said = cli("--help", cwd=tmp_path)
     assert said.returncode == 0
-    for name in recipes():
-        assert f"conf={name}" in said.stdout
+    for name, sentence in recipes().items():
+        assert re.search(rf"^  conf={name} +{re.escape(sentence)}$", said.stdout, re.MULTILINE)
+    here, paper = said.stdout.split("Recipes of the paper")
+    assert for_this_machine() == {"demo", "bytes", "scaling_small"} == set(re.findall(r"^  conf=(\w+)", here, re.M))
+    assert set(re.findall(r"^  conf=(\w+)", paper, re.M)) == recipes().keys() - for_this_machine()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,13 +326,13 @@ def test_faults_on_the_command_line_end_without_a_traceback(tmp_path: Path) -> N
     assert "Traceback" not in said.stderr + said.stdout
 
 
-def test_the_commands_of_the_documentation_compose() -> None:
-    text = (ROOT / "conf" / "README.md").read_text(encoding="utf-8").partition("## Fields")[0]
-    commands = [shlex.split(line, comments=True) for line in re.findall(r"python pipelines/full\.py ([^`\n]+)", text)]
-    assert len(commands) > 10
+def test_the_commands_for_one_s_own_data_compose() -> None:
+    text = (ROOT / "conf" / "README.md").read_text(encoding="utf-8").partition("## Your own data")[2].split("\n## ")[0]
+    commands = [shlex.split(line) for line in re.findall(r"python pipelines/full\.py ([^`\n]+)", text)]
+    assert len(commands) >= 9
     for arguments in commands:
         try:
-            compose([argument for argument in arguments if argument != "-m" and not argument.startswith("seed=1,")])
+            compose(arguments)
         except Faults as error:
             assert error.faults == [  # noqa: PT017  (the model file of the example is nobody's)
                 "tokenizer.model_path /models/tokenizer.model is not there; with vocabulary_size=N a plan goes without "

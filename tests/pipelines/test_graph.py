@@ -1,8 +1,10 @@
 """The full pipeline's graph: what depends on what, and what enters an identity."""
 
 import dataclasses
+from pathlib import Path
 
 from components.flow.identity import identity_of
+from components.flow.node import Several
 from pipelines.compose import compose
 from pipelines.full import full
 from pipelines.recipe import Recipe
@@ -21,6 +23,48 @@ def test_the_way_of_the_data() -> None:
     assert found["decode-n4"] == ["pretrain-n4", "shards"]
     assert "decode-n1" not in found
     assert {"evaluate-n1", "evaluate-n4", "decode-n4", "finetune-n1to1"} <= {*found["report"]}
+
+
+def test_a_scaling_study_fans_out_over_sizes_and_n() -> None:
+    recipe, _ = compose(["conf=scaling_small", "finetunes=[[4,1]]"])
+    found = edges(recipe)
+    assert [name for name in found if name.startswith("pretrain")] == [
+        f"pretrain-{size}-n{n}" for size in ("1m", "3m", "9m") for n in (1, 4)
+    ]
+    assert found["decode-3m-n4"] == ["pretrain-3m-n4", "shards"]
+    assert found["evaluate-9m-n1"] == ["pretrain-9m-n1", "shards", "corpus"]
+    assert found["finetune-1m-n4to1"] == ["pretrain-1m-n4", "pairs"]
+    nodes = {n.name: n for n in full(recipe).nodes}
+    assert nodes["pretrain-3m-n4"].title == "3m n=4 pretrain"
+    for size, sized in recipe.sizes.items():
+        for n in (1, 4):
+            config = nodes[f"pretrain-{size}-n{n}"].config
+            assert config.model == recipe.model_for(n, size)
+            assert dataclasses.replace(config.training, seed=sized.training.seed) == sized.training
+
+
+def test_the_report_is_told_the_size_of_every_input() -> None:
+    report = full(compose(["conf=scaling_small", "finetunes=[[4,1]]"])[0]).nodes[-1]
+    groups = [[n.name for n in item.nodes] for item in report.inputs if isinstance(item, Several)]
+    sizes = report.config.sizes
+    for names, labels in zip(groups, (sizes.checkpoints, sizes.evaluations, sizes.benchmarks), strict=True):
+        assert [name.split("-")[1] for name in names] == list(labels)
+
+
+def test_a_size_has_the_identity_of_the_same_model_in_a_recipe_of_its_own() -> None:
+    """A study reuses what was made outside it, and the other way round."""
+    study, alone = (full(compose([f"conf={conf}"])[0]).nodes for conf in ("scaling", "code_13b"))
+    keys = [{n.name: identity_of(n) for n in nodes} for nodes in (study, alone)]
+    for stage, numbers in {"pretrain": (1, 2, 4), "evaluate": (1, 2, 4), "decode": (2, 4)}.items():
+        for n in numbers:
+            assert keys[0][f"{stage}-13b-n{n}"] == keys[1][f"{stage}-n{n}"]
+
+
+def test_given_pairs_need_no_corpus(tmp_path: Path) -> None:
+    recipe, _ = compose(["conf=codecontests_7b", f"pairs.path={tmp_path}"])
+    found = edges(recipe)
+    assert found["pairs"] == []
+    assert found["finetune-n4to4"] == ["pretrain-n4", "pairs"]
 
 
 def test_how_it_runs_is_no_part_of_what_it_is() -> None:

@@ -1,6 +1,7 @@
 """Made-up artifacts that look like those of a run, with exactly known numbers. They are no results."""
 
 import dataclasses
+import itertools
 import json
 import math
 import random
@@ -23,7 +24,7 @@ from components.artifacts import (
     Tokenizer,
 )
 from components.flow.stage_run import StageRecord, StageRun
-from components.report.config import ReportConfig
+from components.report.config import ReportConfig, Sizes
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ def build_sample(
     text: str = "return left, right",
     steps: int = 1200,
     mixture: bool = False,
+    sizes: Sequence[str] = ("",),
+    pairs_from: str = "functions",
 ) -> Sample:
-    """A whole run in `folder`: checkpoints, evaluations, benchmarks and their lineage."""
+    """A whole run in `folder`: checkpoints, evaluations, benchmarks and their lineage. With sizes a scaling study, each
+    four times the size before it and closer to the point where more heads pay."""
     draw = random.Random(7)
     replicated = arrangement == "replicated"
     records: list[StageRecord] = []
@@ -92,7 +96,9 @@ def build_sample(
     made_evaluations: list[Evaluation] = []
     made_benchmarks: list[DecodingBenchmark] = []
 
-    def checkpoint(n: int, before: int | None, title: str, inputs: tuple[str, ...]) -> Checkpoint:
+    def checkpoint(
+        n: int, before: int | None, title: str, inputs: tuple[str, ...], bigger: int, worse: float
+    ) -> Checkpoint:
         name = title.replace(" ", "-").replace("→", "to").replace("=", "")
         path = directory(name)
         shape = {"layers": 8, "dim": 128, "n_future_tokens": n, "arrangement": arrangement}
@@ -101,52 +107,69 @@ def build_sample(
             for step in range(10, steps + 1, 10):
                 row: dict[str, float] = {"step": step, "learning_rate": 1e-3}
                 for head in range(1, n + 1):
-                    floor = 2.1 + 0.62 * math.log(head) + 0.02 * (n > 1)
+                    floor = 2.1 / bigger**0.1 + 0.62 * math.log(head) + worse
                     row[f"loss/head_{head}"] = floor + 5.2 * math.exp(-((step / 70) ** 0.6)) + draw.gauss(0, 0.05)
                 file.write(json.dumps(row) + "\n")
-        parameters = 2_104_448 + (n - 1) * 33_024 * replicated
-        flops = (1 + 0.21 * (n - 1)) * 3.71e13
+        parameters = bigger * 2_104_448 + (n - 1) * 33_024 * replicated
+        flops = bigger * (1 + 0.21 * (n - 1)) * 3.71e13
         seconds = 71.52 * (1 + 0.19 * (n - 1))
         made = Checkpoint(path, name, n, parameters, steps, steps * 4096, flops, seconds, 1, before)
         record(name, title, inputs, made.training_seconds + 4, made, {"training": {"seed": 3}})
         made_checkpoints.append(made)
         return made
 
-    for n in future_tokens:
-        made = checkpoint(n, None, f"n={n} pretrain", ("shards",))
-        name = made.path.name
-        heads = tuple(HeadScore(2.2 + 0.61 * math.log(h) + 0.031 * (n > 1), 0.52 / h**0.7) for h in range(1, n + 1))
-        path = directory(f"evaluate-n{n}")
-        with (path / "completions.jsonl").open("w") as file:
-            for i in range(12):
-                truth = f"{text} + {i}"
-                item = {
-                    "id": f"pkg/module_{i}.py:{i}", "prompt": f"def function_{i}(left, right):\n    # {text}\n    ",
-                    "truth": truth, "generated": truth if (i + n) % 3 == 0 else f"return self._{i}", "similarity": 0.5,
-                }  # fmt: skip
-                file.write(json.dumps(item) + "\n")
-        lines = CompletionScore(0.1328125 - 0.008 * (n > 1), 0.41234 - 0.011 * (n > 1), 128)
-        evaluation = Evaluation(path, f"e{n}", n, heads, 65536, 1.1051 + 0.0156 * (n > 1), lines)
-        record(f"evaluate-n{n}", f"n={n} evaluate", (name, "shards", "corpus"), 14.9, evaluation)
-        made_evaluations.append(evaluation)
-        if n > 1 and benchmarks:
-            made_benchmarks.append(_benchmark(directory(f"decode-n{n}"), n, text))
-            record(f"decode-n{n}", f"n={n} decode", (name, "shards"), 41.0, made_benchmarks[-1])
+    of = Sizes((), (), ())
+    for i, size in enumerate(sizes):
+        bigger, short, long = 4**i, f"{size}-".lstrip("-"), f"{size} ".lstrip()
+        for n in future_tokens:
+            worse = (0.02 - 0.012 * i * (n - 1) ** 0.5) * (n > 1)
+            made = checkpoint(n, None, f"{long}n={n} pretrain", ("shards",), bigger, worse)
+            name = made.path.name
+            heads = tuple(
+                HeadScore(2.2 / bigger**0.1 + 0.61 * math.log(h) + 1.55 * worse, 0.52 / h**0.7) for h in range(1, n + 1)
+            )
+            path = directory(f"evaluate-{short}n{n}")
+            with (path / "completions.jsonl").open("w") as file:
+                for j in range(12):
+                    truth = f"{text} + {j}"
+                    item = {
+                        "id": f"pkg/module_{j}.py:{j}", "prompt": f"def function_{j}(left, right):\n    # {text}\n    ",
+                        "truth": truth, "generated": truth if (j + n) % 3 == 0 else f"return self._{j}",
+                        "similarity": 0.5,
+                    }  # fmt: skip
+                    file.write(json.dumps(item) + "\n")
+            lines = CompletionScore(0.1328125 - 0.008 * (n > 1), 0.41234 - 0.011 * (n > 1), 128)
+            bits = 1.1051 / bigger**0.1 + 0.78 * worse
+            evaluation = Evaluation(path, f"e{short}{n}", n, heads, 65536, bits, lines)
+            record(path.name, f"{long}n={n} evaluate", (name, "shards", "corpus"), 14.9, evaluation)
+            made_evaluations.append(evaluation)
+            of = dataclasses.replace(of, checkpoints=(*of.checkpoints, size), evaluations=(*of.evaluations, size))
+            if n > 1 and benchmarks:
+                made_benchmarks.append(_benchmark(directory(f"decode-{short}n{n}"), n, text, 0.2 * i))
+                record(f"decode-{short}n{n}", f"{long}n={n} decode", (name, "shards"), 41.0, made_benchmarks[-1])
+                of = dataclasses.replace(of, benchmarks=(*of.benchmarks, size))
     if finetunes:
         pairs = Pairs(directory("pairs"), "p", {"train": 4211, "validation": 301, "test": 322})
-        record("pairs", "pairs", ("corpus",), 3.1, pairs)
-        for before, n in finetunes:
-            made = checkpoint(n, before, f"n={before}→{n} finetune", (f"n{before}-pretrain", "pairs"))
-            path = directory(f"evaluate-n{before}to{n}")
+        record("pairs", "pairs", ("corpus",), 3.1, pairs, {"source": pairs_from})
+        for size, (before, n) in itertools.product(sizes, finetunes):
+            short, long = f"{size}-".lstrip("-"), f"{size} ".lstrip()
+            inputs = (f"{short}n{before}-pretrain", "pairs")
+            made = checkpoint(n, before, f"{long}n={before}→{n} finetune", inputs, 1, 0.02 * (n > 1))
+            path = directory(f"evaluate-{short}n{before}to{n}")
             heads = tuple(HeadScore(1.9 + 0.3 * h - 0.012 * before, 0.55) for h in range(n))
             body = CompletionScore(0.0208, 0.3121 + 0.004 * before, 48)
-            evaluation = Evaluation(path, f"f{before}{n}", n, heads, 12431, 0.98, None, before, body)
-            record(path.name, f"n={before}→{n} evaluate", (made.path.name, "pairs"), 9.0, evaluation)
+            evaluation = Evaluation(path, f"f{short}{before}{n}", n, heads, 12431, 0.98, None, before, body)
+            record(path.name, f"{long}n={before}→{n} evaluate", (made.path.name, "pairs"), 9.0, evaluation)
             made_evaluations.append(evaluation)
+            of = dataclasses.replace(of, checkpoints=(*of.checkpoints, size), evaluations=(*of.evaluations, size))
     run = dataclasses.replace(StageRun.local(folder / "report"), lineage=tuple(records))
     run = dataclasses.replace(run, run_started=run.run_started - 431.7)
     return Sample(
-        ReportConfig("bytes" if replicated else "demo", ("conf=bytes",) if replicated else ("conf=demo",)),
+        ReportConfig(
+            "bytes" if replicated else "demo",
+            ("conf=bytes",) if replicated else ("conf=demo",),
+            of if any(sizes) else None,
+        ),
         tuple(made_checkpoints),
         tuple(made_evaluations),
         tuple(made_benchmarks),
@@ -154,12 +177,12 @@ def build_sample(
     )
 
 
-def _benchmark(path: Path, n: int, text: str) -> DecodingBenchmark:
+def _benchmark(path: Path, n: int, text: str, faster: float) -> DecodingBenchmark:
     rows = []
     for batch in (1, 4):
         for k in range(1, n + 1):
             acceptance = tuple(0.61 * 0.66**j for j in range(k - 1))
-            speedup = 1.0 if k == 1 else (1 + sum(acceptance)) / (1.05 + 0.11 * k + 0.05 * batch)
+            speedup = 1.0 if k == 1 else (1 + sum(acceptance)) / (1.05 + 0.11 * k + 0.05 * batch) + faster
             rows.append(
                 DecodingRow(
                     n,

@@ -24,7 +24,14 @@ VARIANTS = {
     "no benchmark": {"benchmarks": False},
     "one logged step": {"steps": 10},
     "a mixture": {"mixture": True},
-}
+    "scaling study": {"sizes": ("1m", "3m", "9m"), "future_tokens": (1, 2, 4), "finetunes": ((4, 1),)},
+    "scaling study on bytes": {
+        "sizes": ("1m", "3m"), "future_tokens": (1, 8), "arrangement": "replicated", "finetunes": (),
+    },
+    "scaling study of one size": {"sizes": ("1m",)},
+    "scaling study without a next-token model": {"sizes": ("1m", "3m"), "future_tokens": (2,), "finetunes": ()},
+    "given pairs": {"pairs_from": "table"},
+}  # fmt: skip
 
 
 def _page(sample: Sample) -> str:
@@ -88,7 +95,7 @@ def test_every_kind_of_run_makes_a_well_formed_page_of_its_own(
     assert "nan" not in re.findall(r"[a-z]+", "".join(outline.text).lower())
 
 
-@pytest.mark.parametrize("options", [{}, VARIANTS["three n"]])
+@pytest.mark.parametrize("options", [{}, VARIANTS["three n"], VARIANTS["scaling study"]])
 def test_numbers_on_the_page_are_those_of_the_artifacts(
     options: dict[str, object], sample: Callable[..., Sample]
 ) -> None:
@@ -154,6 +161,49 @@ def test_one_seed_is_said_to_be_one_seed_and_what_was_reused_to_be_reused(sample
     assert "One seed (3) for each model" in text
     assert "2 of 13 stages reused" in text
     assert "python pipelines/full.py conf=demo" in text
+
+
+def test_differences_in_a_scaling_study_are_to_the_next_token_model_of_the_same_size(
+    sample: Callable[..., Sample],
+) -> None:
+    made = sample(**VARIANTS["scaling study"])
+    html = _page(made)
+    part = html[html.index('<section id="scaling">') :]
+    part = part[: part.index("</section>")]
+    of = made.config.sizes
+    assert of is not None
+    bits = {
+        (at, e.n_future_tokens): e.bits_per_byte
+        for at, e in zip(of.evaluations, made.evaluations, strict=True)
+        if e.n_pretrained is None
+    }
+    charts = part.split("<svg")[1:]
+    assert len(charts) == 2
+    for at in ("1m", "3m", "9m"):
+        for n in (2, 4):
+            difference = bits[at, n] - bits[at, 1]
+            assert f"{difference:+.4f}".replace("-", "−") in part
+            assert f"n = {n}, parameters {at}: {-difference:.4f}</title>" in charts[0]
+    # Table S7, MBPP pass@1: 13B goes from 26.0 to 30.5 with n = 4, 0.3B from 1.8 to 1.0
+    assert "n = 4, parameters 13B: 4.5</title>" in charts[1]
+    assert "n = 4, parameters 0.3B: -0.8</title>" in charts[1]
+    text = " ".join(_outline(html).text)
+    first, last = bits["1m", 4] / bits["1m", 1], bits["9m", 4] / bits["9m", 1]
+    assert first > 1 > last
+    assert f"{percent(first - 1)} more bits per byte of unseen text" in text
+    assert f"{percent(1 - last)} fewer at 9m" in text
+
+
+def test_the_paper_s_points_stand_beside_tokens_and_not_beside_bytes(sample: Callable[..., Sample]) -> None:
+    text = " ".join(_outline(_page(sample(**VARIANTS["scaling study on bytes"]))).text)
+    assert "What more heads change" in text
+    assert "Beside the paper's Table S7" not in text
+
+
+def test_given_pairs_are_not_called_functions(sample: Callable[..., Sample]) -> None:
+    text = " ".join(_outline(_page(sample(**VARIANTS["given pairs"]))).text)
+    assert "from a given prompt to its completion" in text
+    assert "bodies" not in text
 
 
 def test_rails_of_the_dag_never_share_a_lane_on_a_row(sample: Callable[..., Sample]) -> None:

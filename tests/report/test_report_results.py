@@ -10,6 +10,7 @@ import pytest
 from sample_run import Sample
 
 from components.artifacts import Report
+from components.report.config import Sizes
 from components.report.stage import write_report
 
 
@@ -51,7 +52,7 @@ def test_values_are_the_artifacts_own_in_full_precision(sample: Callable[..., Sa
     finetuned = [e for e in made.evaluations if e.n_pretrained is not None]
     assert [m["loss"] for m in results["finetuned"]] == [e.heads[0].loss for e in finetuned]
     rows = [json.loads(json.dumps(dataclasses.asdict(row))) for row in made.benchmarks[0].rows]
-    assert results["decoding"] == rows
+    assert results["decoding"] == [{"size": None, **row} for row in rows]
     assert results["seeds"] == [3]
     assert results["corpus"]["documents"] == {"train": 1407, "validation": 104, "test": 118}
     assert results["reused_stages"] == ["corpus", "tokenizer"]
@@ -65,6 +66,47 @@ def test_models_and_evaluations_meet_whatever_their_order(sample: Callable[..., 
     assert {(m["n_pretrained"], m["n_future_tokens"]): m["loss"] for m in results["finetuned"]} == {
         (e.n_pretrained, e.n_future_tokens): e.heads[0].loss for e in made.evaluations if e.n_pretrained is not None
     }
+
+
+STUDY: dict[str, Any] = {"sizes": ("1m", "3m", "9m"), "future_tokens": (1, 4), "finetunes": ((4, 1),)}
+
+
+def test_models_of_a_scaling_study_are_told_apart_by_size(sample: Callable[..., Sample]) -> None:
+    made = sample(**STUDY)
+    report, results = _write(made)
+    assert [(m["size"], m["n_future_tokens"]) for m in results["models"]] == [
+        (size, n) for size in ("1m", "3m", "9m") for n in (1, 4)
+    ]
+    by_key = {(m["size"], m["n_future_tokens"]): m for m in results["models"]}
+    of = made.config.sizes
+    assert of is not None
+    for size, evaluation in zip(of.evaluations, made.evaluations, strict=True):
+        if evaluation.n_pretrained is None:
+            n = evaluation.n_future_tokens
+            assert by_key[size, n]["bits_per_byte"] == evaluation.bits_per_byte
+            assert report.headline[f"{size}/n{n}/bits_per_byte"] == evaluation.bits_per_byte
+    for size, benchmark in zip(of.benchmarks, made.benchmarks, strict=True):
+        assert report.headline[f"{size}/n4/speedup"] == max(r.speedup for r in benchmark.rows if r.batch == 1)
+        rows = [row["speedup"] for row in results["decoding"] if row["size"] == size]
+        assert rows == [row.speedup for row in benchmark.rows]
+    assert [m["size"] for m in results["finetuned"]] == ["1m", "3m", "9m"]
+
+
+def test_sizes_come_smallest_first_whatever_the_order_of_the_inputs(sample: Callable[..., Sample]) -> None:
+    made = sample(**STUDY)
+    straight, sizes = _write(made)[1], made.config.sizes
+    assert sizes is not None
+    backwards = Sizes(sizes.checkpoints[::-1], sizes.evaluations[::-1], sizes.benchmarks[::-1])
+    mixed = Sample(
+        dataclasses.replace(made.config, sizes=backwards),
+        made.checkpoints[::-1],
+        made.evaluations[::-1],
+        made.benchmarks[::-1],
+        made.run,
+    )
+    turned = _write(mixed)[1]
+    for part in ("models", "decoding"):
+        assert turned[part] == straight[part]
 
 
 def test_what_was_not_measured_is_null_and_the_file_is_strict_json(sample: Callable[..., Sample]) -> None:

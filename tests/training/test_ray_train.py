@@ -25,6 +25,8 @@ def test_two_ray_workers_learn_what_one_process_learns(ray_local: None, tmp_path
     open_data = partial(lose_second_worker_once, tmp_path, CONFIG, 14)
     _carry_out(CONFIG.training, partial(_new_model, CONFIG), open_data, run)
     assert (tmp_path / "killed").exists()
+    (named,) = (run.work / "ray").iterdir()
+    assert named.name.startswith("local-")  # the run's name, in Ray's logs too
     lines = metrics_of(run)
     assert [line["step"] for line in lines] == [1, 4, 8, 12, 16, 20]
     for ours, theirs in zip(lines, metrics_of(alone), strict=True):

@@ -1,0 +1,117 @@
+"""Whether what must run fits what there is, and the smallest change that would make it fit."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from components.flow.admission import shortages
+from components.flow.cluster import Cluster
+from components.flow.cost import Capacity, Cost, Outlook
+from components.flow.identity import arranged
+from components.flow.plan import NodePlan, Plan
+from components.flow.quantity import size
+
+
+def blockers(plan: Plan, capacity: Capacity, here: Cluster | None) -> list[str]:
+    """All that keeps a plan from being run: problems of its stages, and what is short. `here`: this machine, unless
+    a cluster is joined."""
+    return [*plan.problems, *(shortages(plan.to_run(), here) if here else ()), *misfits(plan, capacity)]
+
+
+def found(declared: Capacity, cluster: Cluster) -> tuple[Capacity, list[str]]:
+    """What a cluster that answers really has, in place of what was declared, and what of that is worth a word."""
+    words = []
+    kind = declared.gpu.name
+    if cluster.gpu_kinds and not any(kind in name.upper() for name in cluster.gpu_kinds):
+        words.append(f"the plan reckoned with {kind}, the cluster has {', '.join(cluster.gpu_kinds)}: give gpu=…")
+    there = replace(
+        declared,
+        nodes=cluster.nodes,
+        cpus=int(cluster.largest_node_cpus),
+        gpus=cluster.node_gpus,
+        memory_bytes=cluster.node_memory_bytes or declared.memory_bytes,
+        here=cluster.local,
+    )
+    return there, words
+
+
+def disk_shortage(plan: Plan, workspace: Path) -> list[str]:
+    """Whether the disk of a workspace, which need not exist yet, has room for what will be written."""
+    costs = [row.cost for row in plan.to_run() if row.cost is not None]
+    if not costs:
+        return []
+    needed = sum(c.disk_bytes or 0 for c in costs) + max(c.scratch_bytes for c in costs)
+    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed <= free:
+        return []
+    return [
+        f"workspace={workspace} has {size(free)} of disk free; what is to run needs about {size(needed)}: make room "
+        "(pipelines/store.py gc shows what could go) or give another workspace"
+    ]
+
+
+def misfits(plan: Plan, capacity: Capacity) -> list[str]:
+    """Stages that need more memory or devices than there are; a sentence each, with the mend."""
+    by_stage: dict[str, list[NodePlan]] = {}
+    for row in plan.to_run():
+        if row.cost is not None and row.cost.memory and not capacity.fits(row.cost):
+            by_stage.setdefault(row.node.stage.name, []).append(row)
+    return [_sentence(plan, rows, capacity) for rows in by_stage.values()]
+
+
+def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
+    worst = max(rows, key=lambda row: row.cost.memory_bytes if row.cost else 0)
+    cost = worst.cost
+    assert cost is not None
+    titles = ", ".join(row.node.title for row in rows) + (" need" if len(rows) > 1 else " needs")
+    place = "this machine" if capacity.here else "the cluster"
+    devices = capacity.nodes * capacity.gpus
+    room = capacity.room(cost)
+    if cost.on_gpu and cost.workers > devices:
+        kind = capacity.gpu.name
+        short = f"{titles} {cost.workers} GPU{'s' * (cost.workers > 1)}; {place} has {devices or 'none'}"
+        least = _fewest(plan, worst, capacity)
+        fewest = f"; {least[1]} {kind} would hold it with {least[0]}" if least else ""
+        join = "give cluster.address=HOST:PORT of a cluster that has them" if capacity.here else "add nodes"
+        fitting = _first(plan, worst, capacity)
+        return f"{short}: {join}" + (f", or {fitting[0]} would fit" if fitting else fewest)
+    parts = ", ".join(f"{name} {size(part)}" for name, part in cost.memory.items())
+    holder = f"each {capacity.gpu.name} has" if cost.on_gpu else f"{place} has for each"
+    fitting = _first(plan, worst, capacity)
+    mend = (
+        f"the smallest change that fits is {fitting[0]} ({size(fitting[1].memory_bytes)})"
+        if fitting
+        else "no change of how it is run makes it fit: take a smaller model or larger devices"
+    )
+    return f"{titles} {size(cost.memory_bytes)} of memory for each worker ({parts}); {holder} {size(room or 0)}: {mend}"
+
+
+def _variants(plan: Plan, row: NodePlan) -> Iterable[tuple[str, Cost]]:
+    """Other ways to run a node, with what each would cost."""
+    stage, node = row.node.stage, row.node
+    if stage.changes is None or stage.cost is None or node.execution is None:
+        return
+    known = {p.node.name: p.known for p in plan.nodes}
+    inputs: tuple[Any, ...] = tuple(arranged(node, known))
+    for words, execution in stage.changes(node.execution):
+        yield words, stage.cost(Outlook(node.config, inputs, execution, row.identity.external, node.resources.gpus))
+
+
+def _first(plan: Plan, row: NodePlan, capacity: Capacity) -> tuple[str, Cost] | None:
+    return next(((words, cost) for words, cost in _variants(plan, row) if capacity.fits(cost)), None)
+
+
+def _fewest(plan: Plan, row: NodePlan, capacity: Capacity) -> tuple[str, int] | None:
+    """The way that needs the fewest devices, each with room enough, however many there are."""
+    holding = [
+        (cost.workers, order, words)
+        for order, (words, cost) in enumerate(_variants(plan, row))
+        if cost.memory_bytes <= (capacity.room(cost) or cost.memory_bytes)
+    ]
+    if not holding:
+        return None
+    workers, _, words = min(holding)
+    return words, workers

@@ -1,0 +1,64 @@
+"""Means over seeds with their 95 % interval, after Student: seeds are few, and a normal distribution flatters few."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds."""
+
+    mean: float
+    seeds: int
+    """Values it is the mean of, one a seed."""
+    half_width: float | None
+    """Of the interval; None with one seed, which tells nothing of others."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Lowest and highest mean that these seeds allow."""
+        return None if self.half_width is None else (self.mean - self.half_width, self.mean + self.half_width)
+
+    @property
+    def zero_inside(self) -> bool | None:
+        """Whether zero lies in the interval; None without one."""
+        return None if self.half_width is None else abs(self.mean) <= self.half_width
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """The mean of at least one value, with the interval that holds the mean of all seeds in 95 of 100 such sweeps."""
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return Estimate(mean, 1, None)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return Estimate(mean, len(values), student_t(len(values) - 1) * error)
+
+
+def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
+    """The mean of value minus baseline, seed by seed: what a seed does to both drops out. None without pairs."""
+    shared = sorted(values.keys() & baseline.keys())
+    return estimate([values[seed] - baseline[seed] for seed in shared]) if shared else None
+
+
+def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
+    """The t that Student's distribution with so many degrees of freedom exceeds, up or down, in 1 - confidence."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < confidence else (low, middle)
+    return math.sqrt(degrees) * math.tan((low + high) / 2)
+
+
+def _within(angle: float, degrees: int) -> float:
+    """P(|T| <= sqrt(degrees) tan(angle)): Abramowitz and Stegun 1964, 26.7.3 (odd degrees) and 26.7.4 (even)."""
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for i in range(1 + odd, degrees, 2):
+        total += term
+        term *= cosine * cosine * i / (i + 1)
+    return (2 / math.pi) * (angle + sine * total) if odd else sine * total

@@ -1,0 +1,53 @@
+"""A training step's peak memory, measured by torch's memory tracker: what `memory.training_memory` is held against."""
+
+import resource
+from typing import Any
+
+import torch
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from components.model.config import ModelConfig
+from components.model.transformer import MultiTokenTransformer
+from components.training.config import TrainingConfig, TrainingExecution
+from components.training.loop import TrainState, train_step
+from components.training.loss import window_targets
+
+
+class _Tracker(MemTracker):  # type: ignore[no-untyped-call]  # of its metaclass
+    """Without statistics by module, which MemTracker cannot keep for a module that is called several times a step."""
+
+    def _pre_fw_hook(self, *_: Any) -> None: ...
+    def _post_fw_hook(self, *_: Any) -> None: ...
+    def _pre_bw_hook(self, *_: Any) -> None: ...
+    def _post_bw_hook(self, *_: Any) -> None: ...
+
+
+def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> int:
+    """Most bytes of live tensors during the second step, on the CPU; the first makes the optimizer's state."""
+    model = MultiTokenTransformer(model_config)
+    model.init_weights(1)
+    model.recompute_layers = execution.activation_checkpointing
+    n = model_config.n_future_tokens
+    shape = (config.sequences_per_step, config.context_length + n)
+    window_BS = torch.randint(0, model_config.vocabulary_size, shape, generator=torch.Generator().manual_seed(1))
+    state, batch = TrainState.fresh(model, config), window_targets(window_BS, n)
+    train_step(state, batch, config, execution.micro_batch_sequences)
+    tracker = _Tracker()
+    tracker.track_external(state.model, state.optimizer, state.gradients.flat)
+    with tracker:
+        train_step(state, batch, config, execution.micro_batch_sequences)
+    return int(sum(of_device["Total"] for of_device in tracker.get_tracker_snapshot("peak").values()))
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has held, the interpreter and torch's code included (Linux)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def measure_in_this_process(
+    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, threads: int
+) -> tuple[int, int, int]:
+    """(peak of live tensors, resident size before, most resident size); run it in a process of its own."""
+    torch.set_num_threads(threads)
+    before = resident_bytes()
+    return peak_of_second_step(model, config, execution), before, resident_bytes()

@@ -1,0 +1,113 @@
+"""Arguments of the command line: what is wrong with them, and how Hydra is told of them."""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from components.corpus.remote import is_uri
+from pipelines.keys import DEFAULT_RECIPE, derived, exists, groups, recipes, unknown_choice, unknown_key
+
+
+def readable(argument: str) -> str:
+    """An override as Hydra can read it: with the home folder in place of `~`, which shells leave there
+    (`corpus.path=~/src,~/lib`), and with quotes around a URI with a query (`corpus.path=s3://bucket?region=eu`)."""
+    key, equals, value = argument.partition("=")
+    if equals and is_uri(value) and "=" in value:
+        return f"{key}='{value}'"
+    if not equals or "~" not in value:
+        return argument
+    return f"{key}={','.join(str(Path(v).expanduser()) if v.startswith('~') else v for v in value.split(','))}"
+
+
+def faults_of_overrides(
+    arguments: Sequence[str], sizes_of: Callable[[str], Collection[str]]
+) -> tuple[list[str], list[str]]:
+    """(faults, arguments without them): keys, recipes, choices and sizes that do not exist, keys with two values.
+
+    Hydra would stop at the first of them and offer no near names. `sizes_of` names the sizes of a recipe.
+    """
+    faults, good = [], []
+    given: dict[str, str] = {}
+    for argument in arguments:
+        fault = _fault(argument, arguments, given, sizes_of)
+        if fault is None:
+            good.append(argument)
+        else:
+            faults.append(fault)
+    return faults, good
+
+
+def _fault(
+    argument: str, arguments: Sequence[str], given: dict[str, str], sizes_of: Callable[[str], Collection[str]]
+) -> str | None:
+    """What is wrong with an argument. `given`: the values of those before it, to which it is added."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.startswith(("-", "hydra", "~")):
+        return None
+    name, choices = key.lstrip("+"), groups().get(key.lstrip("+"))
+    if given.setdefault(name, value) != value:
+        return f"{name} is given twice, as {given[name]} and as {value}: give it once"
+    if fault := derived(name):
+        return fault
+    if choices is None and not exists(name):
+        return unknown_key(name)
+    if name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
+        return unknown_choice(f"conf={missing[0]}", missing[0], recipes(), "no such recipe")
+    if choices is not None and value and not value.startswith(("{", "[")):
+        wrong = [v for v in value.split(",") if v not in choices]
+        if wrong:
+            return unknown_choice(f"{name}={wrong[0]}", wrong[0], choices, f"no such choice in conf/{name}/")
+    if name.startswith("sizes.") and name == key:  # with a plus it may be a new one
+        return _fault_of_size(name.split(".")[1], _recipes_of(arguments), sizes_of)
+    return None
+
+
+def _recipes_of(arguments: Sequence[str]) -> list[str]:
+    """The recipes that the arguments choose; those that do not exist left out."""
+    chosen = [a.removeprefix("conf=") for a in arguments if a.startswith("conf=")]
+    return [name for name in (chosen[-1].split(",") if chosen else [DEFAULT_RECIPE]) if name in recipes()]
+
+
+def _fault_of_size(size: str, chosen: Sequence[str], sizes_of: Callable[[str], Collection[str]]) -> str | None:
+    for recipe in chosen:
+        sizes = list(sizes_of(recipe))
+        if not sizes:
+            return f"sizes.{size}: the recipe {recipe} has no sizes; give model.… and training.… themselves"
+        if size not in sizes:
+            return unknown_choice(f"sizes.{size}", size, sizes, f"no such size in the recipe {recipe}")
+    return None
+
+
+def for_hydra(argument: str) -> str:
+    """`sizes.3b.training.steps=10` as `++sizes={3b:{training:{steps:10}}}`: Hydra reads no path with a part that
+    begins with a digit, and a size's keys exist in the dataclasses rather than in the composed values. So do those of
+    a mixture's parts."""
+    key, equals, value = argument.partition("=")
+    if equals and key.startswith("corpus.mixture"):
+        return f"++{argument}"
+    match = re.fullmatch(r"\+{0,2}sizes\.([\w.]+)", key)
+    if not equals or match is None:
+        return argument
+    for part in reversed(match[1].split(".")):
+        value = ",".join(f"{{{part}:{one}}}" for one in _swept(value))
+    return f"++sizes={value}"
+
+
+def as_written(override: str) -> str:
+    """What `for_hydra` made of a field of a size or part, or Hydra of one value of its sweep, as a person writes it."""
+    if override.startswith("++corpus.mixture"):
+        return override[2:]
+    match = re.fullmatch(r"\+\+sizes=\{(\w+):\{(\w+):\{(\w+):(.*)\}\}\}", override)
+    return f"sizes.{match[1]}.{match[2]}.{match[3]}={match[4]}" if match else override
+
+
+def _swept(value: str) -> list[str]:
+    """The values of a sweep, `1,2` or `range(1,3)`; a single value as it is."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(f"value={value}")
+    except HydraException:  # Hydra says so itself, later
+        return [value]
+    return list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]

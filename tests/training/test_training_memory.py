@@ -1,0 +1,85 @@
+"""The closed form of a training's memory against torch's memory tracker; checkpointing activations changes no bit."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from components.model.config import ModelConfig
+from components.model.transformer import MultiTokenTransformer
+from components.training.config import TrainingConfig, TrainingExecution
+from components.training.loop import TrainState, train_step
+from components.training.loss import window_targets
+from components.training.measured_memory import peak_of_second_step
+from components.training.memory import training_memory
+
+
+def state_and_batch(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> tuple[Any, Any]:
+    model = MultiTokenTransformer(model_config)
+    model.init_weights(1)
+    model.recompute_layers = execution.activation_checkpointing
+    n = model_config.n_future_tokens
+    shape = (config.sequences_per_step, config.context_length + n)
+    window = torch.randint(0, model_config.vocabulary_size, shape, generator=torch.Generator().manual_seed(1))
+    return TrainState.fresh(model, config), window_targets(window, n)
+
+
+SHAPES = {
+    "wide": (
+        ModelConfig(dim=256, layers=6, n_attention_heads=4, ffn_dim=768, vocabulary_size=1024, n_future_tokens=4),
+        TrainingConfig(batch_tokens=1024, context_length=128, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=8),
+    ),
+    "long, float32": (
+        ModelConfig(dim=128, layers=5, n_attention_heads=4, vocabulary_size=2048, n_future_tokens=2),
+        TrainingConfig(batch_tokens=2048, context_length=1024),
+        TrainingExecution(micro_batch_sequences=1),
+    ),
+    "long, bfloat16, grouped queries": (
+        ModelConfig(
+            dim=128, layers=5, n_attention_heads=4, n_kv_heads=2, vocabulary_size=2048, n_future_tokens=2
+        ),
+        TrainingConfig(batch_tokens=2048, context_length=1024, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=2),
+    ),
+    "replicated": (
+        ModelConfig(
+            dim=192, layers=4, n_attention_heads=4, vocabulary_size=258, n_future_tokens=8, arrangement="replicated"
+        ),
+        TrainingConfig(batch_tokens=2048, context_length=256, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=4),
+    ),
+    "checkpointed": (
+        ModelConfig(dim=128, layers=8, n_attention_heads=4, vocabulary_size=1024, n_future_tokens=2),
+        TrainingConfig(batch_tokens=4096, context_length=512, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=8, activation_checkpointing=True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")  # the tracker's own
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_plan_s_memory_is_the_measured_peak_within_a_tenth(shape: str) -> None:
+    model, config, execution = SHAPES[shape]
+    planned = sum(training_memory(model, config, execution).values())
+    assert planned == pytest.approx(peak_of_second_step(model, config, execution), rel=0.1)
+
+
+def test_full_sharding_parts_what_is_kept_and_nothing_of_what_passes() -> None:
+    model, config, _ = SHAPES["wide"]
+    whole = training_memory(model, config, TrainingExecution(workers=4, micro_batch_sequences=1))
+    parts = training_memory(model, config, TrainingExecution(workers=4, micro_batch_sequences=1, sharding="full"))
+    for kept in ("parameters", "gradients", "optimizer"):
+        assert parts[kept] == whole[kept] // 4
+    assert parts["activations"] == whole["activations"]
+
+
+def test_activation_checkpointing_changes_no_bit_of_a_step() -> None:
+    model, config, _ = SHAPES["wide"]
+    stepped = []
+    for execution in (TrainingExecution(), TrainingExecution(activation_checkpointing=True)):
+        state, batch = state_and_batch(model, config, execution)
+        result = train_step(state, batch, config, 8)
+        stepped.append((result.gradient_norm, [p.detach().clone() for p in state.model.parameters()]))
+    assert stepped[0][0] == stepped[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(stepped[0][1], stepped[1][1], strict=True))
