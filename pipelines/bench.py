@@ -249,20 +249,17 @@ class TokenizeSubject:
 def tokenize(arguments: Sequence[str]) -> dict[str, Any]:
     """The shards stage's way on Ray beside one sentencepiece process, in turns; Ray's start is not counted."""
     from components.flow import cluster
-    from components.flow.identity import usable_cores
     from components.shards.benchmark import compare
-    from components.shards.stage import actors_and_cpus
 
     subject: TokenizeSubject = parse(arguments, TokenizeSubject)
-    actors, cpus = actors_and_cpus(usable_cores())
     with tempfile.TemporaryDirectory() as folder:
         cluster.start(cluster.ClusterConfig(), Path(folder), "bench tokenize")
         try:
-            rows = [compare(size, subject.vocabulary_size, actors, cpus, subject.repeats) for size in subject.megabytes]
+            rows = [compare(size, subject.vocabulary_size, subject.repeats) for size in subject.megabytes]
         finally:
             cluster.stop()
     return {
-        "subject": "tokenize", "actors": actors, "rows": rows, "quiet": True, "text": "", "machine": _machine(),
+        "subject": "tokenize", "rows": rows, "quiet": True, "text": "", "machine": _machine(),
     }  # fmt: skip
 
 

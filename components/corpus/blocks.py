@@ -37,8 +37,12 @@ def in_process(function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterat
         yield json.loads(json.dumps(function(json.loads(json.dumps(block)))))
 
 
-def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterator[Any]:
-    """Ray Data tasks of one core each, answers as they come. Ray must be running."""
+def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /, *, workers: int | None = None) -> Iterator[Any]:
+    """Ray Data tasks of one core each, at most `workers` at a time, answers as they come. Ray must be running.
+
+    Tasks and not actors: they run in processes that are there already, and cannot hold a core that another operator
+    waits for. What is costly to make, a function keeps for the next block in its process.
+    """
     if not work:
         return
     quiet()
@@ -47,47 +51,7 @@ def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /) -> Itera
         return _answer(function, row)
 
     run.__name__ = name = _name_in_dashboard(function)
-    rows = _rows(work).map(run, num_cpus=1)
-    rows.set_name(name)
-    for row in rows.iter_rows():
-        yield _read_answer(row)
-
-
-def on_actors(
-    make: Callable[..., Callable[[Any], Any]], arguments: Sequence[Any], work: Sequence[Any], actors: int, cpus: float
-) -> Iterator[Any]:
-    """Like `on_ray_data`, for a function that is costly to make: `make(*arguments)` runs once in each of `actors`
-    workers, which hold `cpus` cores each.
-
-    Keep actors * cpus below the cores of the cluster: Ray Data waits for ever, and silently, when its actors hold
-    every core and another of its operators needs one.
-    """
-    if not work:
-        return
-    import ray.data
-
-    quiet()
-
-    class Worker:
-        def __init__(self, *arguments: Any) -> None:
-            self.arguments = arguments
-            self.function: Callable[[Any], Any] | None = None
-
-        def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-            return _answer(self.apply, row)
-
-        def apply(self, block: Any) -> Any:
-            if self.function is None:  # here and not in __init__, where Ray would retry what cannot succeed
-                self.function = make(*self.arguments)
-            return self.function(block)
-
-    Worker.__name__ = name = _name_in_dashboard(make)
-    rows = _rows(work).map(
-        Worker,
-        fn_constructor_args=tuple(arguments),
-        compute=ray.data.ActorPoolStrategy(size=actors),
-        num_cpus=cpus,
-    )
+    rows = _rows(work).map(run, num_cpus=1, concurrency=workers)
     rows.set_name(name)
     for row in rows.iter_rows():
         yield _read_answer(row)
@@ -101,7 +65,7 @@ def _rows(work: Sequence[Any]) -> Any:
 
 
 def _name_in_dashboard(function: Callable[..., Any]) -> str:
-    """What Ray Data's work is called there, its tasks and actors between `Map(` and `)`: `corpus: read block`.
+    """What Ray Data's work is called there, its tasks between `Map(` and `)`: `corpus: read block`.
 
     The engine names a stage's Ray task after its node; outside of a task the function's name stands alone.
     """

@@ -13,18 +13,18 @@ from statistics import median
 from threading import Event, Thread
 from typing import Any
 
-from components.corpus.blocks import in_process, on_actors, on_ray_data
+from components.corpus.blocks import in_process, on_ray_data
 from components.corpus.collect import collect_corpus
 from components.corpus.config import CorpusConfig
 from components.corpus.reader import read_row_group, row_groups
-from components.shards.pack import Packed, Tokenizing, pack
+from components.shards.pack import Packed, pack
 from components.tokenizer.codec import FACTS_FILE, MODEL_FILE, SentencePieceCodec
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.train import sample, train_sentencepiece
 
 
-def compare(megabytes: int, vocabulary_size: int, actors: int, cpus: float, repeats: int) -> dict[str, Any]:
-    """Tokenize the same text by one process and by `actors` of `cpus` cores, in turns. Ray must be running.
+def compare(megabytes: int, vocabulary_size: int, repeats: int) -> dict[str, Any]:
+    """Tokenize the same text by one process and by Ray on every core, in turns. Ray must be running.
 
     The text is the installed Python code, repeated under other ids where there is not enough of it.
     """
@@ -32,7 +32,7 @@ def compare(megabytes: int, vocabulary_size: int, actors: int, cpus: float, repe
         folder = Path(name)
         corpus, text_bytes = _corpus(folder, megabytes * 1_000_000)
         tokenizer = _tokenizer(folder, corpus, text_bytes, vocabulary_size)
-        _on_ray(corpus, tokenizer, folder / "warm", actors, cpus)  # starts the workers
+        _on_ray(corpus, tokenizer, folder / "warm")  # starts the workers
         one, many, digests = [], [], set()
         memory = Memory()
         with multiprocessing.get_context("spawn").Pool(1) as alone:  # its memory is not the driver's
@@ -42,7 +42,7 @@ def compare(megabytes: int, vocabulary_size: int, actors: int, cpus: float, repe
                 out = folder / f"out-{turn}"
                 with memory.watch():
                     started = time.perf_counter()
-                    digests.add(_on_ray(corpus, tokenizer, out, actors, cpus).digest)
+                    digests.add(_on_ray(corpus, tokenizer, out).digest)
                     many.append(time.perf_counter() - started)
                 shutil.rmtree(out)
     assert len(digests) == 1, digests
@@ -120,13 +120,10 @@ def _one_process(corpus: Path, tokenizer: Path, row_groups_at_most: int | None =
     return digest.hexdigest()
 
 
-def _on_ray(corpus: Path, tokenizer: Path, out: Path, actors: int, cpus: float) -> Packed:
+def _on_ray(corpus: Path, tokenizer: Path, out: Path) -> Packed:
     out.mkdir()
 
-    def tokenize(work: list[Any]) -> Iterator[Any]:
-        return on_actors(Tokenizing, (str(tokenizer),), work, min(actors, len(work)), cpus)
-
-    return pack(corpus, tokenizer, out, 4_000_000, tokenize, on_ray_data, lambda done, total, text: None)
+    return pack(corpus, tokenizer, out, 4_000_000, on_ray_data, lambda done, total, text: None)
 
 
 @dataclass

@@ -23,9 +23,9 @@ class ShardsConfig:
 class DataExecution:
     """How `tokenize` is run; nothing of it changes a byte of the result."""
 
-    actors: int | None = None
-    """Tokenizing workers. None: three quarters of the cluster's cores, so that the rest can read and write."""
+    workers: int | None = None
+    """Processes that tokenize at a time, a core each. None: as many as the cluster has cores."""
 
     def __post_init__(self) -> None:
-        if self.actors is not None and self.actors < 1:
-            raise ValueError(f"actors is {self.actors}; it must be at least 1, or null")
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1, or null")

@@ -7,8 +7,9 @@ byte for any number of workers.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,6 @@ from components.corpus.split import hash_number
 from components.shards.mixture import FACTS, Facts, Mask, chosen, shares
 from components.shards.reader import MANIFEST_FILE
 from components.tokenizer.codec import load_tokenizer, token_dtype
-
-TokenizeBlocks = Callable[[list[Any]], Iterator[Any]]
-"""Applies `Tokenizing` to blocks of work, in any order."""
 
 
 @dataclass(frozen=True)
@@ -40,35 +38,35 @@ class Packed:
     """Of a mixture."""
 
 
-class Tokenizing:
-    """Tokenizes one row group into a file of bare ids, and beside it a file of what is known of its documents
-    (mixture.FACTS); made once in each worker.
+_codec = lru_cache(maxsize=1)(load_tokenizer)
+"""Read once in a process, for all blocks that it is given."""
+
+
+def tokenize_block(block: dict[str, Any]) -> int:
+    """Tokenize one row group into a file of bare ids, and beside it a file of what is known of its documents
+    (mixture.FACTS).
 
     Every document is its beginning mark, its ids, its end mark.
     """
-
-    def __init__(self, tokenizer: str) -> None:
-        self.codec = load_tokenizer(Path(tokenizer))
-
-    def __call__(self, block: dict[str, Any]) -> int:
-        columns = ("id", "text", "source") if block["sources"] else ("id", "text")
-        names, texts, *sources = read_row_group(Path(block["corpus"]), block["file"], block["row_group"], *columns)
-        dtype = token_dtype(self.codec.vocabulary_size)
-        target = Path(block["target"])
-        partial = target.with_suffix(".partial")  # a task that is run again starts over
-        begin, end = (np.array([mark], dtype=dtype) for mark in (self.codec.bos_id, self.codec.eos_id))
-        facts = np.zeros(len(texts), FACTS)
-        with partial.open("wb") as out:
-            for row, ids in enumerate(self.codec.encode_batch(texts)):
-                out.write(np.concatenate([begin, ids, end]).tobytes())
-                facts["tokens"][row] = len(ids) + 2
-        facts["bytes"] = [len(text.encode()) for text in texts]
-        if sources:
-            facts["draw"] = [hash_number(0, "mixture", name) for name in names]
-            facts["source"] = [block["sources"].index(source) for source in sources[0]]
-        np.save(target.with_suffix(".npy"), facts)
-        partial.replace(target)
-        return int(block["index"])
+    codec = _codec(Path(block["tokenizer"]))
+    columns = ("id", "text", "source") if block["sources"] else ("id", "text")
+    names, texts, *sources = read_row_group(Path(block["corpus"]), block["file"], block["row_group"], *columns)
+    dtype = token_dtype(codec.vocabulary_size)
+    target = Path(block["target"])
+    partial = target.with_suffix(".partial")  # a task that is run again starts over
+    begin, end = (np.array([mark], dtype=dtype) for mark in (codec.bos_id, codec.eos_id))
+    facts = np.zeros(len(texts), FACTS)
+    with partial.open("wb") as out:
+        for row, ids in enumerate(codec.encode_batch(texts)):
+            out.write(np.concatenate([begin, ids, end]).tobytes())
+            facts["tokens"][row] = len(ids) + 2
+    facts["bytes"] = [len(text.encode()) for text in texts]
+    if sources:
+        facts["draw"] = [hash_number(0, "mixture", name) for name in names]
+        facts["source"] = [block["sources"].index(source) for source in sources[0]]
+    np.save(target.with_suffix(".npy"), facts)
+    partial.replace(target)
+    return int(block["index"])
 
 
 def pack(
@@ -76,7 +74,6 @@ def pack(
     tokenizer: Path,
     directory: Path,
     shard_tokens: int,
-    tokenize: TokenizeBlocks,
     mapper: Mapper,
     progress: Progress,
     weights: Mapping[str, float] | None = None,
@@ -97,6 +94,7 @@ def pack(
                 {
                     "index": index,
                     "split": split,
+                    "tokenizer": str(tokenizer),
                     "corpus": str(corpus),
                     "file": file,
                     "row_group": row_group,
@@ -104,7 +102,7 @@ def pack(
                     "target": str(aside / f"{index:07d}.ids"),
                 }
             )
-    for done, _ in enumerate(tokenize(work), 1):
+    for done, _ in enumerate(mapper(tokenize_block, work), 1):
         report(done, len(work) + 1, "tokenizing")
     dtype = str(token_dtype(codec.vocabulary_size))
     layout: list[dict[str, Any]] = []

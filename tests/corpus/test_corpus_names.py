@@ -5,28 +5,23 @@ from typing import Any
 
 import pytest
 
-from components.corpus.blocks import on_actors, on_ray_data
+from components.corpus.blocks import on_ray_data
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_local")
-def test_tasks_and_actors_are_named_after_the_node_and_what_they_do() -> None:
+def test_tasks_are_named_after_the_node_and_what_they_do() -> None:
     import ray
 
     def own_title(block: Any) -> Any:
         return Path("/proc/self/cmdline").read_bytes().decode().strip("\0")
 
-    class OwnTitle:
-        def __call__(self, block: Any) -> Any:
-            return own_title(block)
-
     @ray.remote(num_cpus=0)
     def stage() -> list[Any]:
-        return [*on_ray_data(own_title, [1, 2]), *on_actors(OwnTitle, (), [1], 1, 0.5)]
+        return list(on_ray_data(own_title, [1, 2]))
 
     assert ray.get(stage.options(name="shards").remote()) == [
         "ray::Map(shards: own title)",
         "ray::Map(shards: own title)",
-        "ray::MapWorker(Map(shards: own title)).submit",
     ]
     assert list(on_ray_data(own_title, [1])) == ["ray::Map(own title)"]

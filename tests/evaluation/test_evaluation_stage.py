@@ -19,7 +19,7 @@ from components.flow.stage_run import StageRun
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.model.weights import load_model, save_model
-from components.shards.pack import Tokenizing, pack
+from components.shards.pack import pack
 from components.shards.reader import TokenReader
 from components.tokenizer.codec import BytesCodec
 
@@ -61,10 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     got = collect_corpus(source, out["corpus"], in_process, quiet)
     corpus = Corpus(out["corpus"], got.digest, got.documents, got.text_bytes, got.dropped)
     (out["tokenizer"] / "tokenizer.json").write_text(json.dumps({"kind": "bytes", "vocabulary_size": 258}))
-    tokenize = Tokenizing(str(out["tokenizer"]))
-    packed = pack(
-        out["corpus"], out["tokenizer"], out["shards"], 4096, lambda work: in_process(tokenize, work), in_process, quiet
-    )
+    packed = pack(out["corpus"], out["tokenizer"], out["shards"], 4096, in_process, quiet)
     shards = Shards(out["shards"], packed.digest, 258, packed.tokens, packed.documents, packed.text_bytes)
     drawn = write_pairs(PairsConfig(), out["corpus"], out["pairs"], quiet)
     return World(corpus, shards, Pairs(out["pairs"], drawn.digest, drawn.pairs), folder)

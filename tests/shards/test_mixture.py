@@ -13,7 +13,7 @@ from components.corpus.collect import collect_corpus
 from components.corpus.config import CorpusConfig, PartConfig
 from components.corpus.reader import fetch, places
 from components.shards.mixture import FACTS, chosen
-from components.shards.pack import Packed, Tokenizing, pack
+from components.shards.pack import Packed, pack
 from components.shards.reader import TokenReader
 from components.tokenizer.codec import BytesCodec
 from components.tokenizer.train import sample_mixture
@@ -108,7 +108,7 @@ def _pack(corpus: Corpus, directory: Path, weights: dict[str, float]) -> Packed:
     (directory / "out").mkdir()
     return pack(
         corpus.path, directory / "t", directory / "out", 20_000,
-        lambda work: in_process(Tokenizing(str(directory / "t")), work), in_process, lambda *_: None, weights,
+        in_process, lambda *_: None, weights,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from components.artifacts import SPLITS, Corpus
 from components.corpus.blocks import in_process
 from components.corpus.reader import fetch, places
 from components.shards.config import DataExecution, ShardsConfig
-from components.shards.pack import Packed, Tokenizing, pack
+from components.shards.pack import Packed, pack
 from components.shards.reader import TokenReader
 from components.tokenizer.codec import Codec, load_tokenizer
 from components.tokenizer.config import TokenizerConfig
@@ -36,13 +36,10 @@ def _pack(
 ) -> Packed:
     directory.mkdir()
 
-    def tokenize(work: list[Any]) -> Iterator[Any]:
-        return in_process(Tokenizing(str(tokenizer)), work[::-1] if backwards else work)
-
     def mapper(function: Callable[[Any], Any], work: Sequence[Any], /) -> Iterator[Any]:
         return in_process(function, work[::-1] if backwards else work)
 
-    return pack(corpus.path, tokenizer, directory, shard_tokens, tokenize, mapper, lambda done, total, text: None)
+    return pack(corpus.path, tokenizer, directory, shard_tokens, mapper, lambda done, total, text: None)
 
 
 def _expected(corpus: Corpus, split: str, codec: Codec) -> list[int]:
@@ -110,5 +107,5 @@ def test_the_digest_follows_layout_and_content(small_corpus: Corpus, tokenizer: 
 def test_values_out_of_range_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="shard_tokens is 0"):
         ShardsConfig(shard_tokens=0)
-    with pytest.raises(ValueError, match="actors is 0"):
-        DataExecution(actors=0)
+    with pytest.raises(ValueError, match="workers is 0"):
+        DataExecution(workers=0)

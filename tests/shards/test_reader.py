@@ -8,7 +8,7 @@ import pytest
 from components.artifacts import Corpus
 from components.corpus.blocks import in_process
 from components.shards import reader as reader_module
-from components.shards.pack import Tokenizing, pack
+from components.shards.pack import pack
 from components.shards.reader import TokenReader
 
 
@@ -22,7 +22,6 @@ def packed(small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Pa
         tokenizer,
         directory,
         50_000,
-        lambda work: in_process(Tokenizing(str(tokenizer)), work),
         in_process,
         lambda done, total, text: None,
     )
