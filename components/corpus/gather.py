@@ -53,7 +53,9 @@ def gather(config: CorpusConfig, prefix: str, source: int, place: Place) -> list
             size += pieces[taken].bytes
             batch.append(pieces[taken])
             taken += 1
-        orders = list(_orders(sorted(batch, key=lambda piece: piece.name), config, prefix, source, place))
+        orders = list(
+            _orders(sorted(batch, key=lambda piece: (piece.id, piece.span or (0, 0))), config, prefix, source, place)
+        )
         done, counts = 0, {}
         for answer in place.mapper(read_block, orders):
             if answer["fault"]:

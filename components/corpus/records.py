@@ -42,7 +42,8 @@ class RecordWriter:
     def __init__(self, target: Path) -> None:
         import pyarrow as pa
 
-        self._writer = pa.ipc.new_file(pa.OSFile(str(target), "wb"), schema())
+        self._file = pa.OSFile(str(target), "wb")
+        self._writer = pa.ipc.new_file(self._file, schema())
         self._waiting: list[Mapping[str, Any]] = []
 
     def add(self, record: Mapping[str, Any]) -> None:
@@ -53,6 +54,7 @@ class RecordWriter:
     def close(self) -> None:
         self._flush()
         self._writer.close()
+        self._file.close()
 
     def _flush(self) -> None:
         import pyarrow as pa
