@@ -25,8 +25,6 @@ from typing import Any
 
 from components.decoding.config import DecodingConfig
 from components.flow.quantity import size
-from components.model.config import ModelConfig
-from components.training.config import TrainingConfig, TrainingExecution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,55 +180,12 @@ class MemorySubject:
     """CPU threads of a step."""
 
 
-MEMORY_SIZES: Mapping[str, tuple[ModelConfig, TrainingConfig, TrainingExecution]] = {
-    "9M, context 256, micro-batch 8": (
-        ModelConfig(dim=256, layers=10, n_attention_heads=4, ffn_dim=768, vocabulary_size=1024, n_future_tokens=4),
-        TrainingConfig(batch_tokens=2048, context_length=256, precision="bfloat16"),
-        TrainingExecution(micro_batch_sequences=8),
-    ),
-    "29M, context 1024, micro-batch 2": (
-        ModelConfig(dim=512, layers=6, n_attention_heads=8, vocabulary_size=8192, n_future_tokens=2),
-        TrainingConfig(batch_tokens=4096, context_length=1024, precision="bfloat16"),
-        TrainingExecution(micro_batch_sequences=2),
-    ),
-    "134M, context 512, micro-batch 1": (
-        ModelConfig(dim=768, layers=12, n_attention_heads=12, vocabulary_size=32000, n_future_tokens=4),
-        TrainingConfig(batch_tokens=1024, context_length=512, precision="bfloat16"),
-        TrainingExecution(micro_batch_sequences=1),
-    ),
-    "134M, the same, activations checkpointed": (
-        ModelConfig(dim=768, layers=12, n_attention_heads=12, vocabulary_size=32000, n_future_tokens=4),
-        TrainingConfig(batch_tokens=1024, context_length=512, precision="bfloat16"),
-        TrainingExecution(micro_batch_sequences=1, activation_checkpointing=True),
-    ),
-}
-
-
 def memory(arguments: Sequence[str]) -> dict[str, Any]:
     """The closed form that a plan uses beside torch's memory tracker and the resident size, each in a new process."""
-    import multiprocessing
-
-    from components.training.measured_memory import measure_in_this_process
-    from components.training.memory import training_memory
+    from components.training.measured_memory import plans_beside_peaks
 
     subject: MemorySubject = parse(arguments, MemorySubject)
-    rows = []
-    for name, setting in MEMORY_SIZES.items():
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            peak, before, resident = pool.apply(measure_in_this_process, (*setting, subject.threads))
-        parts = training_memory(*setting)
-        planned = sum(parts.values())
-        rows.append(
-            {
-                "setting": name,
-                "planned_bytes": planned,
-                "peak_bytes": peak,
-                "ratio": planned / peak,
-                "resident_bytes": resident,
-                "resident_before_bytes": before,
-                "parts": parts,
-            }
-        )
+    rows = plans_beside_peaks(subject.threads)
     return {"subject": "memory", "rows": rows, "quiet": True, "text": "", "machine": _machine()}
 
 
