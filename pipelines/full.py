@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from components.artifacts import Checkpoint, DecodingBenchmark, Evaluation
 from components.corpus.stage import collect, draw_pairs, read_pairs
@@ -22,7 +23,7 @@ from components.flow.identity import canonical
 from components.flow.node import Graph, Node, Resources, several
 from components.flow.plan import Plan, make_plan, select
 from components.flow.quantity import duration
-from components.flow.run import Outcome, Refused, RunSettings, run_plan
+from components.flow.run import Ended, Outcome, Refused, RunSettings, run_plan
 from components.flow.store import Store
 from components.flow.table import plan_table
 from components.report.config import ReportConfig, Sizes
@@ -208,6 +209,9 @@ def run(job: Job) -> int:
         outcome = run_job(job, plan, capacity, console, {})
     except (Refused, ConnectionError) as error:
         return refuse(str(error).splitlines())
+    except Ended as error:
+        console.print(Text(f"\nEnded: {error}"), soft_wrap=True)
+        return 1
     except KeyboardInterrupt:
         console.print("\nStopped. Nothing is left running; the same command goes on from the last checkpoint.")
         raise

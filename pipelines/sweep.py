@@ -22,7 +22,7 @@ from components.flow.fit import blockers
 from components.flow.folder import run_directory
 from components.flow.plan import Plan
 from components.flow.quantity import duration
-from components.flow.run import Outcome, Refused
+from components.flow.run import Ended, Outcome, Refused
 from components.flow.stage_run import write_json
 from components.flow.table import plan_table
 from components.report.sweep import JobResult, Sweep, groups, results
@@ -133,7 +133,7 @@ def _run_all(
             console.print(plan_table(plan, capacity, console.width))
             outcome = run_job(job, plan, capacity, console, {"sweep": directory.name})
         except Exception as error:
-            if not isinstance(error, Refused | ConnectionError | ValueError):  # those say all there is to say
+            if not isinstance(error, Refused | Ended | ConnectionError | ValueError):  # those say all there is to say
                 traceback.print_exc()
             cause = str(error) or type(error).__name__
             console.print(f"[red]failed[/]     {escape(cause)}", soft_wrap=True)

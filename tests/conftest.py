@@ -17,6 +17,15 @@ for _name, _value in environment(True).items():
 os.environ.pop("RAY_ADDRESS", None)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `faults` take an hour: they run only where -m names them."""
+    if "faults" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("faults")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """One Ray for all tests that need it: two cores, loopback, silent."""

@@ -46,10 +46,12 @@ def benchmark_decoding(
     from components.shards.reader import TokenReader
     from components.tokenizer.codec import load_tokenizer
 
+    reader = TokenReader(shards.path, "test")
+    reader.verify()
     return run_benchmark(
         config,
         load_model(checkpoint.path, "cuda" if run.gpus else "cpu", getattr(torch, config.dtype)),
-        TokenReader(shards.path, "test"),
+        reader,
         load_tokenizer(checkpoint.path / "tokenizer").decode_bytes,
         run.directory,
         max(1, run.cpus),

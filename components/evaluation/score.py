@@ -37,6 +37,7 @@ def score_pretrained(
     """Held-out loss of every head, then line completion."""
     model, codec = _open(checkpoint, threads, device)
     reader = TokenReader(shards.path, SPLIT)
+    reader.verify()
     n, context_length = checkpoint.n_future_tokens, config.context_length
     starts = heldout.window_starts(shards.tokens[SPLIT], context_length, n, config.heldout_tokens)
     lengths_V = _byte_lengths(codec, model)

@@ -20,6 +20,7 @@ from components.flow.identity import usable_cores
 from components.flow.stage_run import write_json
 
 OBJECT_STORE_BYTES = 1 << 30
+RAY_DASHBOARD_PORT = 8265
 LEFTOVERS = "ray-session.json"
 KIND = "accelerator_type:"
 """How Ray names a node's kind of GPU among its resources."""
@@ -35,7 +36,7 @@ class ClusterConfig:
 
     address: str | None = None
     """None starts a Ray of its own on this machine, on loopback; `auto` or `host:port` joins a running one."""
-    dashboard_port: int = 8265
+    dashboard_port: int = RAY_DASHBOARD_PORT
     """Where to look for a free port for the dashboard of a Ray of its own."""
 
 
@@ -134,13 +135,16 @@ def _start_own(config: ClusterConfig, workspace: Path, options: Mapping[str, Any
 
     os.environ.pop("RAY_ADDRESS", None)
     sweep_leftovers(workspace)
+    # before there is a session: a kill while Ray starts must leave a trace of it, too
+    write_json(workspace / LEFTOVERS, {"driver": os.getpid()})
     try:
         context: Any = ray.init(
             address="local",
             num_cpus=usable_cores(),
             include_dashboard=True,
             dashboard_host="127.0.0.1",
-            dashboard_port=_free_port(config.dashboard_port),
+            # Ray moves on from its own first port by itself, even when two look for one at once; from no other
+            dashboard_port=None if config.dashboard_port == RAY_DASHBOARD_PORT else _free_port(config.dashboard_port),
             object_store_memory=OBJECT_STORE_BYTES,
             **options,
         )
@@ -192,6 +196,18 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def ended() -> str | None:
+    """What of a Ray of this process's own has ended, in a sentence. Ray itself says so after a minute, if at all."""
+    ray = sys.modules.get("ray")
+    node: Any = ray._private.worker._global_node if ray else None
+    for kind, process in node.dead_processes() if node else ():
+        if kind in ("gcs_server", "raylet"):
+            killed = process.returncode == -signal.SIGKILL
+            cause = "killed, perhaps for want of memory" if killed else f"exit code {process.returncode}"
+            return f"Ray's {kind} on this machine has ended ({cause}); its log: {node.get_logs_dir_path()}/{kind}.out"
+    return None
+
+
 def stop() -> None:
     """Shut Ray down; a second Ctrl-C meanwhile does not leave half of it running."""
     ray = sys.modules.get("ray")
@@ -214,26 +230,40 @@ def sweep_leftovers(workspace: Path) -> int:
     processes of this user that do so and run Python or Ray's own programs are ended; returns how many.
     """
     record = workspace / LEFTOVERS
-    try:
-        session = Path(json.loads(record.read_text(encoding="utf-8"))["session"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
     ended = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
-            if int(process.name) != os.getpid() and _serves(process, session):
-                os.kill(int(process.name), signal.SIGKILL)
-                ended += 1
+    if sessions := _sessions(record):
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # gone meanwhile, or somebody else's
+                if int(process.name) != os.getpid() and _serves(process, sessions):
+                    os.kill(int(process.name), signal.SIGKILL)
+                    ended += 1
     record.unlink(missing_ok=True)
     return ended
 
 
-def _serves(process: Path, session: Path) -> bool:
-    """Whether a process, as its folder in /proc, is one of the Ray session in this folder."""
+def _sessions(record: Path) -> list[Path]:
+    """The folder of the Ray session that a record names. A driver that was killed while Ray started named none: those
+    that carry its process number and are no older than the record."""
+    try:
+        noted = json.loads(record.read_text(encoding="utf-8"))
+        if "session" in noted:
+            return [Path(noted["session"])]
+        from ray._common.utils import get_default_ray_temp_dir
+
+        begun = record.stat().st_mtime
+        place = Path(get_default_ray_temp_dir())  # type: ignore[no-untyped-call]
+        folders = place.glob(f"session_*_{int(noted['driver'])}")
+        return [folder for folder in folders if folder.stat().st_mtime >= begun]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _serves(process: Path, sessions: list[Path]) -> bool:
+    """Whether a process, as its folder in /proc, is one of the Ray sessions in these folders."""
     if process.stat().st_uid != os.geteuid():
         return False
     program = (process / "exe").readlink().name
     if not program.startswith("python") and program not in ("raylet", "gcs_server"):
         return False
     files = [*(process / "fd").iterdir()]
-    return any(f.lstat().st_mode & stat.S_IWUSR and f.readlink().is_relative_to(session) for f in files)
+    return any(f.lstat().st_mode & stat.S_IWUSR and any(map(f.readlink().is_relative_to, sessions)) for f in files)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.flow.disk import full_disk
 from components.flow.identity import machine
 from components.flow.stage_run import StageRun
 from components.flow.store import encode_artifact
@@ -30,10 +31,12 @@ def execute(module: str, function: str, config: Any, inputs: list[Any], run: Sta
             if run.metrics_path.exists():
                 (run.directory / "metrics.jsonl").write_bytes(run.metrics_path.read_bytes())
         except Exception as error:
-            traceback.print_exc()
-            text = str(error).strip() or "no message"
-            (run.directory / "error.txt").write_text(f"{type(error).__name__}: {text}\n", encoding="utf-8")
-            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+            text = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+            text = full_disk(error, run.directory) or text
+            with contextlib.suppress(OSError):  # the disk may be full
+                traceback.print_exc()
+                (run.directory / "error.txt").write_text(text + "\n", encoding="utf-8")
+            raise RuntimeError(text) from None
     path = run.directory / "warnings.jsonl"
     warnings = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return encoded, warnings, machine()
@@ -51,8 +54,9 @@ def output_to(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # the disk may be full
+                sys.stdout.flush()
+                sys.stderr.flush()
             for number, original in zip((1, 2), saved, strict=True):
                 os.dup2(original, number)
                 os.close(original)

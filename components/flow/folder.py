@@ -31,6 +31,7 @@ def log_to(path: Path) -> logging.Logger:
     logger.handlers.clear()
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk shows elsewhere
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

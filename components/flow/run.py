@@ -23,6 +23,7 @@ from components.flow.address import reach
 from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.cost import Capacity
+from components.flow.disk import full_disk
 from components.flow.execute import execute
 from components.flow.fit import blockers, disk_shortage, found, misfits
 from components.flow.folder import RUN_FILE, link, log_to, run_directory
@@ -42,6 +43,10 @@ FORWARD_SECONDS = 5.0
 
 class Refused(Exception):
     """The run cannot start as asked; the message says what to change."""
+
+
+class Ended(Exception):
+    """The run could not go on; the message says why. The same command goes on from there."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Outcome:
 
 
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
-    """Run what must run. Refused names every problem first; KeyboardInterrupt leaves nothing running."""
+    """Run what must run. Refused names every problem first, Ended what broke the run off; KeyboardInterrupt leaves
+    nothing running."""
     here = ray_cluster.this_machine() if settings.cluster.address is None else None
     problems = disk_shortage(plan, settings.workspace)
     if settings.capacity:
@@ -90,7 +96,12 @@ def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) 
     if plan.to_run() and settings.cluster.address:
         reach(settings.cluster.address)  # before anything of this run is written down
     with workspace_lock(settings.workspace):
-        return _Invocation(plan, store, settings, console).run()
+        try:
+            return _Invocation(plan, store, settings, console).run()
+        except OSError as error:
+            if words := full_disk(error, settings.workspace):
+                raise Ended(words) from error
+            raise
 
 
 @contextlib.contextmanager
@@ -117,7 +128,6 @@ class _Running:
     key: str
     attempt: Path
     started: float
-    tracking_run: str | None
 
 
 class _Invocation:
@@ -144,8 +154,10 @@ class _Invocation:
         )
 
     def run(self) -> Outcome:
-        for name in self.manifests:
-            self._link(name)
+        for planned in self.plan.nodes:
+            if planned.manifest is not None:
+                self.store.settle(planned.recipe_key, planned.manifest)
+                self._link(planned.node.name)
         self._record("RUNNING")
         status = "FAILED"
         try:
@@ -160,6 +172,7 @@ class _Invocation:
             raise
         finally:
             ray_cluster.stop()
+            ray_cluster.sweep_leftovers(self.settings.workspace)
             self._finish(status)
         page = self.tracker.page() if self.tracker else None
         uri = self.settings.tracking_uri or default_uri(self.settings.workspace)
@@ -220,6 +233,8 @@ class _Invocation:
             if not self.running:
                 continue
             done, _ = ray.wait(list(self.running), num_returns=1, timeout=POLL_SECONDS)
+            if lost := ray_cluster.ended():
+                raise Ended(f"{lost}. The same command goes on from here")
             for running in self.running.values():
                 self.table.progress(running.plan.node.name, running.attempt / "progress.json")
             for reference in done:
@@ -272,15 +287,9 @@ class _Invocation:
             self.started,
             self._lineage(node),
         )
-        tracking_run = None
         if self.tracker:
             tags = {"stage": node.stage.name, "key": key, "recipe_key": plan.recipe_key}
-            try:
-                tracking_run = self.tracker.start_stage(
-                    node.name, node.title, tags, plan.identity.config, stage_run.metrics_path
-                )
-            except Exception as error:
-                self.log.warning("MLflow did not take the start of %s: %s", node.name, error)
+            self.tracker.start_stage(node.name, node.title, tags, plan.identity.config, stage_run.metrics_path)
         held = node.resources
         task = self.tasks[node.stage.own_process].options(
             name=node.name,
@@ -293,7 +302,7 @@ class _Invocation:
         ]
         function = node.stage.function
         reference = task.remote(function.__module__, function.__name__, node.config, inputs, stage_run)
-        self.running[reference] = _Running(plan, key, attempt, time.time(), tracking_run)
+        self.running[reference] = _Running(plan, key, attempt, time.time())
         self.begun[node.name] = {"key": key, "stage": node.stage.name, "made": False}
         self._record("RUNNING")
         self.table.set(node.name, "running")
@@ -357,17 +366,13 @@ class _Invocation:
             git_commit=self.provenance["git_commit"],
             command=self.provenance["command"],
             warnings=warnings,
-            tracking_run=running.tracking_run,
+            tracking_run=self.tracker.run_of(node.name) if self.tracker else None,
             source=running.plan.source,
             history=self.store.history(node.stage.name, running.key) or None,
         )
         if self.tracker:  # before the commit, which clears the metrics file away
-            self.tracker.finish_stage(node.name, "FINISHED", artifact, running.attempt / "metrics.jsonl")
-            if node.stage.publish:
-                try:
-                    self.tracker.publish(running.attempt, node.name)
-                except Exception as error:
-                    self.log.warning("MLflow did not take the files of %s: %s", node.name, error)
+            publish = running.attempt if node.stage.publish else None
+            self.tracker.finish_stage(node.name, "FINISHED", artifact, running.attempt / "metrics.jsonl", publish)
         self.store.commit(manifest)
         self.manifests[node.name] = manifest
         self._link(node.name)
@@ -377,12 +382,16 @@ class _Invocation:
         self.log.info("%s committed as %s after %.1f s", node.name, running.key, manifest.seconds)
 
     def _failed(self, running: _Running, error: Exception) -> None:
+        from ray.exceptions import WorkerCrashedError
+
         node = running.plan.node
         cause = getattr(error, "cause", None) or error
         line = (str(cause).strip().splitlines() or [type(cause).__name__])[-1]
         reported = running.attempt / "error.txt"
         if reported.exists():
             line = reported.read_text(encoding="utf-8").strip()
+        elif isinstance(error, WorkerCrashedError):
+            line = "its process ended at once: killed, perhaps for want of memory, or crashed"
         self.failed[node.name] = line
         self.table.set(node.name, "failed", line.splitlines()[0][:120])
         self.table.say(f"\n{node.title} failed: {line}\n  log: {running.attempt / 'log.txt'}\n")
@@ -406,14 +415,12 @@ class _Invocation:
         write_json(self.directory / RUN_FILE, record)
 
     def _finish(self, status: str) -> None:
-        self._record(status)
+        with contextlib.suppress(OSError):  # a full disk, which the run ended for
+            self._record(status)
         if not self.tracker:
             return
+        headline: dict[str, Any] = {}
         for plan in self.plan.nodes:
             manifest = self.manifests.get(plan.node.name)
-            headline = manifest.artifact.get("headline") if manifest else None
-            if headline:
-                with contextlib.suppress(Exception):
-                    self.tracker.results(self.tracker.parent, headline)
-        with contextlib.suppress(Exception):
-            self.tracker.finish(status)
+            headline |= (manifest.artifact.get("headline") if manifest else None) or {}
+        self.tracker.finish(status, headline, self.table.say)

@@ -141,6 +141,8 @@ class Store:
         for stale in place.glob("attempt-*"):
             if committed is None or stale.name != committed.attempt:
                 shutil.rmtree(stale, ignore_errors=True)
+        for torn in place.glob(f".{MANIFEST}.*"):  # of a driver that was killed while it wrote
+            torn.unlink()
         attempt = place / f"attempt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{time.monotonic_ns() % 1000:03}"
         attempt.mkdir(parents=True)
         (place / "work").mkdir(exist_ok=True)
@@ -178,6 +180,14 @@ class Store:
         write_json(place / MANIFEST, dataclasses.asdict(manifest))
         self.point(manifest.recipe_key, manifest)
         shutil.rmtree(place / "work", ignore_errors=True)
+
+    def settle(self, recipe_key: str, manifest: Manifest) -> None:
+        """Do what a kill inside `commit` may have left undone for a result that is there. Partial work that another
+        attempt began since is not its own, and stays."""
+        if not (self.root / "index" / recipe_key).exists():
+            self.point(recipe_key, manifest)
+        if self.history(manifest.stage, manifest.key) == (manifest.history or []):
+            shutil.rmtree(self.place(manifest.stage, manifest.key) / "work", ignore_errors=True)
 
     def point(self, recipe_key: str, manifest: Manifest) -> None:
         """Let a recipe key lead to a committed result."""

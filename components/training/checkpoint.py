@@ -32,16 +32,23 @@ def save_checkpoint(
     counters: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write `directory/step-NNNNNN` atomically, then drop all but the newest `keep` checkpoints."""
+    """Write `directory/step-NNNNNN` atomically, then drop all but the newest `keep` checkpoints.
+
+    Where it cannot be written, as on a full disk, those that are there stay and the half-written one goes.
+    """
     final = checkpoint_path(directory, step)
     partial = directory / f"{UNFINISHED}{final.name}"
     shutil.rmtree(partial, ignore_errors=True)
-    save_model(model, partial)
-    save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
-    digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-    (partial / STATE).write_text(json.dumps({"step": step, **counters, "sha256": digests}, indent=2) + "\n")
-    for path in (*partial.iterdir(), partial):
-        _fsync(path)
+    try:
+        save_model(model, partial)
+        save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
+        digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
+        (partial / STATE).write_text(json.dumps({"step": step, **counters, "sha256": digests}, indent=2) + "\n")
+        for path in (*partial.iterdir(), partial):
+            _fsync(path)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if final.exists():
         shutil.rmtree(final)
     partial.rename(final)

@@ -32,3 +32,13 @@ def from_first_worker(value: int, device: torch.device) -> int:
     box = torch.tensor(value, dtype=torch.int64, device=device)
     dist.broadcast(box, src=0)
     return int(box.item())
+
+
+def from_all_workers(text: str) -> list[str]:
+    """What every worker says, by rank."""
+    workers = rank_and_workers()[1]
+    if workers == 1:
+        return [text]
+    said: list[str] = [""] * workers
+    dist.all_gather_object(said, text)
+    return said

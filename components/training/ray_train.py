@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.training.loop import NonFiniteLoss
-from components.training.worker import Job, work
+from components.training.worker import Job, UnusableData, work
 
 POLLS_PER_SECOND = 4
 """Of all workers together. Every poll is a task in the dashboard, which keeps the last 100,000 of all tasks; with fewer
@@ -21,8 +21,8 @@ def work_on_ray(job: Job, storage: Path, name: str) -> None:
     """Run `work(job)` in `job.execution.workers` processes with `job.threads` cores each; Ray must be running.
 
     A lost worker makes all start again from the last checkpoint, twice at most. An error of the work itself is
-    raised here as it was. `storage` takes what Ray Train writes about the run; every node must see it. `name` is
-    what the dashboard calls it.
+    raised here as it was; data that cannot be trained on and a loss that is no number are not tried again. `storage`
+    takes what Ray Train writes about the run; every node must see it. `name` is what the dashboard calls it.
     """
     every = f"{job.execution.workers / POLLS_PER_SECOND:g}"
     for setting, value in {**SETTINGS, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": every}.items():
@@ -49,17 +49,20 @@ def work_on_ray(job: Job, storage: Path, name: str) -> None:
         ),
     )
     try:
-        diverged = trainer.fit().return_value  # type: ignore[attr-defined]  # annotated as V1's
+        hopeless = trainer.fit().return_value  # type: ignore[attr-defined]  # annotated as V1's
     except WorkerGroupError as error:
         raise next(iter(error.worker_failures.values())) from error
-    if diverged:
-        raise NonFiniteLoss(diverged)
+    if hopeless is not None:
+        raise hopeless
 
 
-def _ray_worker(config: dict[str, Any]) -> str | None:
-    """Returns instead of raising what would only happen again when Ray Train starts the workers anew."""
+def _ray_worker(config: dict[str, Any]) -> Exception | None:
+    """Returns instead of raising what would only happen again when Ray Train starts the workers anew.
+
+    Only what all workers raise together: one that returned alone would leave the others waiting for it.
+    """
     try:
         work(config["job"])
-    except NonFiniteLoss as error:
-        return str(error)
+    except (NonFiniteLoss, UnusableData) as error:
+        return error
     return None

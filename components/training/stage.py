@@ -192,10 +192,12 @@ def _new_model(config: PretrainConfig) -> "MultiTokenTransformer":
 def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") -> "Batches":
     from components.shards.order import GlobalOrder
     from components.shards.reader import TokenReader
+    from components.training.parallel import own_share
     from components.training.windows import WindowBatches
 
     training = config.training
     reader = TokenReader(shards, "train")
+    reader.verify(own_share(reader.n_shards))
     order = GlobalOrder(reader.n_tokens, training.context_length, training.sequences_per_step, training.seed)
     return WindowBatches(reader, order, config.model.n_future_tokens, device)
 

@@ -10,7 +10,7 @@ import torch
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import Batches, Reporter, TrainState, train
-from components.training.parallel import rank_and_workers
+from components.training.parallel import from_all_workers, rank_and_workers
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Job:
     """Used by the first worker alone."""
 
 
+class UnusableData(ValueError):
+    """The data cannot be trained on. All workers raise it together, whichever of them found out."""
+
+
 def work(job: Job) -> None:
     """Train to the last step and leave its checkpoint. With several workers a process group must exist."""
     torch.set_num_threads(job.threads)
@@ -41,7 +45,20 @@ def work(job: Job) -> None:
     model.recompute_layers = job.execution.activation_checkpointing
     state = TrainState.fresh(model, job.config)
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
-    train(state, job.config, job.execution, job.open_data(device), job.checkpoints, reporter)
+    train(state, job.config, job.execution, _open(job, device), job.checkpoints, reporter)
+
+
+def _open(job: Job, device: torch.device) -> Batches:
+    """The data, once no worker finds fault with its share: nobody waits for one that has given up."""
+    data, fault = None, ""
+    try:
+        data = job.open_data(device)
+    except (ValueError, OSError) as error:
+        fault = str(error)
+    if faults := [said for said in dict.fromkeys(from_all_workers(fault)) if said]:
+        raise UnusableData("\n".join(faults))
+    assert data is not None
+    return data
 
 
 def keep_freed_memory() -> None:

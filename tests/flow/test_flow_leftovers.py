@@ -1,6 +1,7 @@
 """What a killed driver's Ray left is ended, and nothing else that has to do with its folder."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -55,6 +56,26 @@ def test_only_what_writes_the_logs_of_the_dead_session_is_ended(
     assert [p.poll() for p in (reader, neighbour, tail, tee)] == [None] * 4
     assert not (workspace / LEFTOVERS).exists()
     assert sweep_leftovers(workspace) == 0
+
+
+def test_a_driver_killed_while_ray_started_left_its_number_alone(
+    tmp_path: Path, background: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    old, other, own = (tmp_path / "ray" / f"session_2026-01-0{end}" for end in ("1_7", "3_77", "3_7"))
+    old.mkdir(parents=True)
+    (tmp_path / LEFTOVERS).write_text(json.dumps({"driver": 7}))
+    agents = []
+    for session in (old, other, own):
+        session.mkdir(exist_ok=True)
+        (session / "agent.log").touch()
+        agents.append(background(sys.executable, "-c", SLEEP, str(session / "agent.log"), "a"))
+        assert agents[-1].stdout is not None
+        agents[-1].stdout.readline()
+    os.utime(old, (0, 0))  # of another process that had the number before
+    assert sweep_leftovers(tmp_path) == 1
+    assert agents[2].wait(5) == -9
+    assert [agent.poll() for agent in agents[:2]] == [None, None]
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"session": 3}'])

@@ -13,11 +13,12 @@ from toy_pipeline import plan
 
 pytestmark = pytest.mark.ray
 PROGRAM = Path(__file__).parent / "toy_pipeline.py"
+HELD_COMMIT = Path(__file__).parents[1] / "faults" / "held_commit.py"
 
 
-def start(workspace: Path, **parameters: object) -> subprocess.Popen[str]:
+def start(workspace: Path, before: tuple[object, ...] = (), **parameters: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), str(workspace), json.dumps(parameters)],
+        [sys.executable, *map(str, before), str(PROGRAM), str(workspace), json.dumps(parameters)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -68,6 +69,11 @@ def test_runs_reuses_and_stops_only_below_a_failure(tmp_path: Path) -> None:
     client._tracking_client.store.engine.dispose()
 
 
+def steps_of(workspace: Path, node: str) -> list[int]:
+    lines = (workspace / "latest" / node / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
+
+
 def wait_for_step(workspace: Path, step: int) -> None:
     for _ in range(600):
         for path in workspace.glob("store/count/*/work/committed.json"):
@@ -77,11 +83,10 @@ def wait_for_step(workspace: Path, step: int) -> None:
     raise AssertionError(f"step {step} was never committed")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_driver_leaves_a_stage_that_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_driver_leaves_a_stage_that_goes_on(tmp_path: Path) -> None:
     process = start(tmp_path, steps=12, seconds_per_step=0.5)
     wait_for_step(tmp_path, 3)
-    os.kill(process.pid, number)
+    os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=60)
     count = next(p for p in plan(tmp_path, steps=12, seconds_per_step=0.5).nodes if p.node.name == "count")
     assert count.status == "continue"
@@ -89,5 +94,25 @@ def test_a_killed_driver_leaves_a_stage_that_goes_on(tmp_path: Path, number: sig
     code, text, _ = run(tmp_path, steps=12, seconds_per_step=0.5)
     assert code == 0, text
     assert value(tmp_path, "count") == 3 + 12
-    steps = [json.loads(s)["step"] for s in (tmp_path / "latest/count/metrics.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    assert steps_of(tmp_path, "count") == [*range(1, 13)]
+
+
+def test_a_driver_killed_inside_a_commit_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """The other windows of a commit, and the whole pipeline: tests/faults."""
+    inside = tmp_path / "inside"
+    process = start(tmp_path, before=(HELD_COMMIT, "half a manifest", "count", inside))
+    while not inside.exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    (place,) = tmp_path.glob("store/count/*")
+    assert [*place.glob(".manifest.json.*")]
+    count = next(p for p in plan(tmp_path).nodes if p.node.name == "count")
+    assert (count.status, count.reason) == ("continue", "from 5 of 5")
+
+    code, text, _ = run(tmp_path)
+    assert code == 0, text
+    assert value(tmp_path, "total") == 2 * 3 + (3 + 5)
+    assert steps_of(tmp_path, "count") == [*range(1, 6)]
+    assert {path.name.split("-")[0] for path in place.iterdir()} == {"attempt", "manifest.json"}

@@ -1,0 +1,28 @@
+"""A disk that takes no more: said so that a person knows which one and what to do."""
+
+import errno
+import shutil
+from pathlib import Path
+
+from components.flow.quantity import size
+
+WORDS = {
+    errno.ENOSPC: "No space left on device",
+    errno.EDQUOT: "Disk quota exceeded",
+    errno.EROFS: "Read-only file system",
+}
+"""In an error of a library that keeps no number."""
+
+
+def full_disk(error: BaseException, directory: Path) -> str | None:
+    """A sentence on an error in writing below `directory` that will come again until a person has made room, or
+    None for any other error."""
+    said = str(error)
+    number = getattr(error, "errno", None)
+    found = next((words for known, words in WORDS.items() if known == number or words in said), None)
+    if found is None:
+        return None
+    where = Path(getattr(error, "filename", None) or directory)
+    there = next(folder for folder in (where, *where.parents) if folder.exists())
+    free = size(shutil.disk_usage(there).free)
+    return f"{found} ({free} free at {where}): mend that, then give the same command again; it goes on from here"

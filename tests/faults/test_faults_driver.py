@@ -1,0 +1,98 @@
+"""The driver is killed, interrupted or doubled; the same command goes on, and nobody sees it in the result."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import held_commit
+import pytest
+from fault_runs import Driver, Pipeline, no_process_of, same_results
+
+pytestmark = pytest.mark.faults
+SEED = int(os.environ.get("FAULTS_SEED", time.time_ns() % 10_000))
+KILLS = 10
+
+Watch = Callable[[Driver], Driver]
+Undisturbed = tuple[Pipeline, float]
+
+
+@pytest.mark.parametrize("number", range(KILLS), ids=lambda number: f"FAULTS_SEED={SEED}-{number}")
+def test_random_kill(undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch, number: int) -> None:
+    """One kill in each tenth of the time that a run takes."""
+    reference, duration = undisturbed
+    moment = (number + random.Random(f"{SEED}-{number}").random()) / KILLS * duration
+    driver = watch(pipeline.start())
+    while time.monotonic() < driver.started + moment and driver.process.poll() is None:
+        time.sleep(0.005)
+    was_running = driver.process.poll() is None
+    driver.kill()
+    driver.wait()
+    print(f"{moment:.1f} s of {duration:.1f} s, running: {was_running}, last words: {driver.text.splitlines()[-1:]}")
+    again = pipeline.finish(driver)
+    print(f"went on for {time.monotonic() - again.started:.1f} s")
+    same_results(pipeline, reference)
+
+
+@pytest.mark.parametrize("window", held_commit.WINDOWS)
+def test_kill_inside_a_commit(
+    undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch, tmp_path: Path, window: str
+) -> None:
+    inside = tmp_path / "inside"
+    driver = watch(pipeline.start(held_commit.__file__, window, "pretrain-n2", str(inside)))
+    driver.wait_until(inside.exists)
+    driver.kill()
+    pipeline.finish(driver)
+    same_results(pipeline, undisturbed[0])
+
+
+def ray_starts(driver: Driver, pipeline: Pipeline) -> bool:
+    return driver.process_called("gcs_server") is not None
+
+
+def trains(driver: Driver, pipeline: Pipeline) -> bool:
+    return pipeline.has_stepped("pretrain", 20)
+
+
+@pytest.mark.parametrize("moment", [ray_starts, trains])
+@pytest.mark.parametrize("pause", [0.05, 0.5])
+def test_ctrl_c_twice(
+    undisturbed: Undisturbed,
+    pipeline: Pipeline,
+    watch: Watch,
+    moment: Callable[[Driver, Pipeline], bool],
+    pause: float,
+) -> None:
+    """As a terminal does it: to every process of the group."""
+    driver = watch(pipeline.start())
+    driver.wait_until(lambda: moment(driver, pipeline))
+    asked = time.monotonic()
+    os.killpg(driver.pid, signal.SIGINT)
+    time.sleep(pause)
+    if driver.process.poll() is None:
+        os.killpg(driver.pid, signal.SIGINT)
+    code = driver.wait(60)
+    print(f"ended after {time.monotonic() - asked:.1f} s with {code}")
+    no_process_of(driver)
+    print(f"nothing left after {time.monotonic() - asked:.1f} s")
+    assert code == 130, driver.text
+    assert "the same command goes on" in driver.text
+    assert "Traceback" not in driver.text
+    pipeline.finish(driver)
+    same_results(pipeline, undisturbed[0])
+
+
+def test_a_second_run_on_the_workspace_is_refused_by_name(
+    undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch
+) -> None:
+    first = watch(pipeline.start())
+    first.wait_until(lambda: pipeline.has_stepped("pretrain", 10))
+    second = watch(pipeline.start())
+    assert second.wait(60) == 2
+    assert f"another driver works in {pipeline.workspace} (process {first.pid}: " in second.text
+    assert first.process.poll() is None
+    assert first.wait() == 0
+    no_process_of(first, second)
+    same_results(pipeline, undisturbed[0])
