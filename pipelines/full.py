@@ -135,7 +135,7 @@ def _called(size: str, rest: str) -> str:
     return f"{size}-{rest}" if size else rest
 
 
-def _telling(overrides: Sequence[str]) -> tuple[str, ...]:
+def telling(overrides: Sequence[str]) -> tuple[str, ...]:
     """Overrides that change a result, sorted: not those that say where or how to run."""
     options = {f.name for f in dataclasses.fields(Options)} | {"cluster"}
     return tuple(sorted(o for o in overrides if o.lstrip("+").split("=")[0].split(".")[0] not in options))
@@ -174,7 +174,7 @@ def plan_job(job: Job, made: Collection[str] = ()) -> tuple[Plan, Capacity]:
     """What a job would run, why, and what it is reckoned on. ValueError for stages that do not exist. `made`: see
     make_plan."""
     options = job.options
-    graph = select(full(job.recipe, _telling(job.overrides)), options.only, options.until)
+    graph = select(full(job.recipe, telling(job.overrides)), options.only, options.until)
     plan = make_plan(graph, Store(job.workspace), options.reuse, options.only, made)
     return plan, capacity_of(job.recipe, options.plan)
 
@@ -185,7 +185,14 @@ def run_job(job: Job, plan: Plan, capacity: Capacity, console: Console, tags: Ma
     cluster = ClusterConfig(recipe.cluster.address, recipe.cluster.dashboard_port)
     config = canonical(recipe)
     settings = RunSettings(
-        job.workspace, recipe.name, cluster, job.options.tracking_uri, config, capacity=capacity, tags=tags
+        job.workspace,
+        recipe.name,
+        cluster,
+        job.options.tracking_uri,
+        config,
+        whole=not (job.options.only or job.options.until),
+        capacity=capacity,
+        tags=tags,
     )
     return run_plan(plan, Store(job.workspace), settings, console)
 
@@ -202,7 +209,7 @@ def run(job: Job) -> int:
     console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {job.workspace}")
     console.print(plan_table(plan, capacity, console.width))
     if options.plan:
-        say_problems(console, blockers(plan, capacity, None))
+        say_problems(console, blockers(plan, capacity))
         return 0
 
     try:

@@ -97,6 +97,16 @@ def unknown_key(path: str) -> str:
     return f"{path}: no such key{hint}"
 
 
+def mixture_parts(corpus: str) -> list[str]:
+    """The parts that a choice of the group `corpus` has; none for one that is no mixture."""
+    from omegaconf import OmegaConf
+
+    path = CONF / "corpus" / f"{corpus}.yaml"
+    values = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else None
+    mixture = values.get("mixture") if isinstance(values, dict) else None
+    return [str(name) for name in mixture] if isinstance(mixture, dict) else []
+
+
 def unknown_choice(given: str, choice: str, choices: Mapping[str, Any] | list[str], what: str) -> str:
     """A sentence on a name that is none of the choices, with the nearest and all of them."""
     near = difflib.get_close_matches(choice, choices, 3, 0.4)

@@ -5,7 +5,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from components.corpus.remote import is_uri
-from pipelines.keys import DEFAULT_RECIPE, derived, exists, groups, recipes, unknown_choice, unknown_key
+from pipelines.keys import (
+    DEFAULT_RECIPE,
+    derived,
+    exists,
+    groups,
+    mixture_parts,
+    recipes,
+    unknown_choice,
+    unknown_key,
+)
 
 
 def readable(argument: str) -> str:
@@ -42,6 +51,8 @@ def _fault(
 ) -> str | None:
     """What is wrong with an argument. `given`: the values of those before it, to which it is added."""
     key, equals, value = argument.partition("=")
+    if not equals and exists(key):
+        return f"{key}: give it a value, such as {key}=…"
     if not equals or key.startswith(("-", "hydra", "~")):
         return None
     name, choices = key.lstrip("+"), groups().get(key.lstrip("+"))
@@ -57,6 +68,8 @@ def _fault(
         wrong = [v for v in value.split(",") if v not in choices]
         if wrong:
             return unknown_choice(f"{name}={wrong[0]}", wrong[0], choices, f"no such choice in conf/{name}/")
+    if name.startswith("corpus.mixture.") and name == key and (fault := _fault_of_part(name, arguments)):
+        return fault
     if name.startswith("sizes.") and name == key:  # with a plus it may be a new one
         return _fault_of_size(name.split(".")[1], _recipes_of(arguments), sizes_of)
     return None
@@ -66,6 +79,14 @@ def _recipes_of(arguments: Sequence[str]) -> list[str]:
     """The recipes that the arguments choose; those that do not exist left out."""
     chosen = [a.removeprefix("conf=") for a in arguments if a.startswith("conf=")]
     return [name for name in (chosen[-1].split(",") if chosen else [DEFAULT_RECIPE]) if name in recipes()]
+
+
+def _fault_of_part(name: str, arguments: Sequence[str]) -> str | None:
+    """Of a field of a mixture's part, where a corpus with parts is chosen: with a plus the part may be a new one."""
+    chosen = [a.removeprefix("corpus=") for a in arguments if a.startswith("corpus=")]
+    parts = mixture_parts(chosen[-1]) if chosen else []
+    part = name.split(".")[2]
+    return unknown_choice(name, part, parts, "no such part of the mixture") if parts and part not in parts else None
 
 
 def _fault_of_size(size: str, chosen: Sequence[str], sizes_of: Callable[[str], Collection[str]]) -> str | None:
@@ -83,8 +104,8 @@ def for_hydra(argument: str) -> str:
     begins with a digit, and a size's keys exist in the dataclasses rather than in the composed values. So do those of
     a mixture's parts."""
     key, equals, value = argument.partition("=")
-    if equals and key.startswith("corpus.mixture"):
-        return f"++{argument}"
+    if equals and key.lstrip("+").startswith("corpus.mixture"):
+        return f"++{argument.lstrip('+')}"
     match = re.fullmatch(r"\+{0,2}sizes\.([\w.]+)", key)
     if not equals or match is None:
         return argument

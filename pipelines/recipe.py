@@ -197,6 +197,10 @@ class Options:
     tracking_uri: str | None = None
     """MLflow server, such as http://127.0.0.1:5055; None: SQLite in the workspace."""
 
+    def __post_init__(self) -> None:
+        if not self.workspace.strip():
+            raise ValueError("workspace is empty; give a folder, such as workspace=runs")
+
 
 DERIVED = {
     "model.n_future_tokens": "future_tokens=[1,4] lists the n to compare",

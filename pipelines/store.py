@@ -39,13 +39,15 @@ def parser() -> argparse.ArgumentParser:
     )
     main.add_argument("--workspace", metavar="PATH", type=Path, default=Path("runs"), help="default: runs")
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="every result")
-    why = commands.add_parser("why", help="what made a result, and what would make it stale")
+    after = argparse.ArgumentParser(add_help=False)  # the option may stand behind the command, too
+    after.add_argument("--workspace", metavar="PATH", type=Path, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    commands.add_parser("list", parents=[after], help="every result")
+    why = commands.add_parser("why", parents=[after], help="what made a result, and what would make it stale")
     why.add_argument("result", metavar="STAGE")
-    diff = commands.add_parser("diff", help="what two results differ in")
+    diff = commands.add_parser("diff", parents=[after], help="what two results differ in")
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
-    gc = commands.add_parser("gc", help="what no recipe's latest run links to")
+    gc = commands.add_parser("gc", parents=[after], help="what no recipe's latest run links to")
     gc.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
     return main
 
@@ -56,7 +58,7 @@ def show_list(console: Console, workspace: Path, store: Store) -> None:
     for run, record in runs(workspace).items():
         for stage in record.get("stages", {}).values():
             linked.setdefault((stage["stage"], stage["key"]), []).append(run)
-    latest = {run: f"{recipe} (latest)" for recipe, run in latest_runs(workspace).items()}
+    latest = {run: f"{recipe} (latest)" for recipe, names in latest_runs(workspace).items() for run in names}
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("result", "key", "made"):
         table.add_column(name, no_wrap=True)
@@ -69,8 +71,8 @@ def show_list(console: Console, workspace: Path, store: Store) -> None:
         manifest, n_bytes = store.find(stage, key), tree_bytes(place)
         total += n_bytes
         by = linked.get((stage, key), [])
-        words = [latest[run] for run in by if run in latest]
-        if earlier := len(by) - len(words):
+        words = list(dict.fromkeys(latest[run] for run in by if run in latest))
+        if earlier := sum(run not in latest for run in by):
             words.append(f"{earlier} earlier run{'s' * (earlier > 1)}")
         partial = store.committed_work(stage, key)
         state = f"{partial[0]} of {partial[1]}, not finished" if partial else "never finished"
@@ -140,17 +142,19 @@ def show_why(console: Console, workspace: Path, store: Store, name: str) -> None
 
 def _fate_now(workspace: Path, store: Store, made: Manifest, name: str) -> str:
     """What a run of the recipe, as it was last run, would do with the result."""
-    from pipelines.full import full
+    from pipelines.full import full, telling
 
-    folder = name.rpartition("/")[0] or (workspace / "latest").resolve().name
-    recipe = runs(workspace).get(folder, {}).get("recipe")
+    folder = (workspace / (name.rpartition("/")[0] or "latest")).resolve().name
+    record = runs(workspace).get(folder, {})
+    recipe = record.get("recipe")
     if not recipe:
         return f"{folder} recorded no recipe"
     try:
-        graph = full(recorded_recipe(recipe))
+        graph = full(recorded_recipe(recipe), telling(record["command"][1:]))
     except (Faults, ValueError) as error:
         return f"the recipe of {folder} cannot be read any more: {error}"
-    for row in make_plan(graph, store).nodes:
+    reuse = record.get("reuse", "source")
+    for row in make_plan(graph, store, "source" if reuse == "none" else reuse).nodes:
         if row.node.name == made.name:
             if row.manifest is not None and row.manifest.key != made.key:
                 return f"another result takes its place: {row.manifest.key[:SHORT_KEY]}, {row.reason}"
@@ -163,6 +167,10 @@ def show_diff(console: Console, workspace: Path, store: Store, a: str, b: str) -
     one, two = find(workspace, store, a), find(workspace, store, b)
     if one.key == two.key and one.stage == two.stage:
         console.print(f"{a} and {b} are the same result, {one.key}")
+        return
+
+    if one.stage != two.stage:
+        console.print(f"{a} was made by the stage {one.stage}, {b} by {two.stage}: they have nothing to compare")
         return
 
     def digests(made: Manifest) -> Mapping[str, Any]:

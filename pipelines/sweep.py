@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.flow.cluster import this_machine
 from components.flow.cost import Capacity
 from components.flow.fit import blockers
 from components.flow.folder import run_directory
@@ -86,8 +85,7 @@ def _planned(
             continue
         plans.append((plan, capacity))
         if not job.options.plan:
-            here = this_machine() if job.recipe.cluster.address is None else None
-            for problem in blockers(plan, capacity, here):
+            for problem in blockers(plan, capacity):
                 wrong.setdefault(problem, []).append(place)
     return plans, faults + located(wrong, names)
 
@@ -108,7 +106,7 @@ def _show_plans(
                 shared.setdefault(by, []).append(node.node.title)
         for by, titles in shared.items():
             console.print(f"[dim]made once, by {escape(by)}:[/] {', '.join(titles)}")
-        say_problems(console, blockers(plan, capacity, None))
+        say_problems(console, blockers(plan, capacity))
 
 
 def _run_all(

@@ -8,7 +8,7 @@ REASONS = {
     "unreadable": "check the permissions",
     "broken file": "cut short, damaged, or not of the kind that was asked for",
     "broken row": "jsonl has one JSON object a line",
-    "other format": "parquet reads .parquet, jsonl reads .jsonl, .ndjson and .json, also with .gz or .zst",
+    "other format": "parquet reads .parquet, jsonl reads .jsonl and .ndjson, also with .gz or .zst",
     "no prose": "prose takes English sentences; for text as it stands there, source: files",
     "no text": "the text column is empty there",
     "repeated id": "id_column must name rows",

@@ -12,7 +12,7 @@ from components.corpus.listing import Listed, compression, list_files, printable
 from components.corpus.parquet import parquet_pieces
 from components.corpus.pieces import Piece, Skipped, SourceFault
 
-ENDINGS = {"parquet": (".parquet", ".parq", ".pq"), "jsonl": (".jsonl", ".ndjson", ".json")}
+ENDINGS = {"parquet": (".parquet", ".parq", ".pq"), "jsonl": (".jsonl", ".ndjson")}
 LOOK_AT = 32
 """Parquet files whose ends one task looks at."""
 

@@ -116,6 +116,12 @@ class Capacity:
     cpu: Device
     here: bool
     """This machine, and not a cluster."""
+    gpus_in_all: int | None = None
+    """Where the nodes are not equal; None: nodes times GPUs of a node."""
+
+    @property
+    def all_gpus(self) -> int:
+        return self.nodes * self.gpus if self.gpus_in_all is None else self.gpus_in_all
 
     def device(self, on_gpu: bool) -> Device:
         """The device that a cost is reckoned on."""
@@ -132,7 +138,7 @@ class Capacity:
     def fits(self, cost: Cost) -> bool:
         """Whether there are enough devices and every worker has the memory it needs."""
         room = self.room(cost)
-        enough = not cost.on_gpu or cost.workers <= self.nodes * self.gpus
+        enough = not cost.on_gpu or cost.workers <= self.all_gpus
         return enough and (room is None or cost.memory_bytes <= room)
 
 

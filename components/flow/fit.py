@@ -14,17 +14,18 @@ from components.flow.plan import NodePlan, Plan
 from components.flow.quantity import size
 
 
-def blockers(plan: Plan, capacity: Capacity, here: Cluster | None) -> list[str]:
-    """All that keeps a plan from being run: problems of its stages, and what is short. `here`: this machine, unless
-    a cluster is joined."""
-    return [*plan.problems, *(shortages(plan.to_run(), here) if here else ()), *misfits(plan, capacity)]
+def blockers(plan: Plan, capacity: Capacity) -> list[str]:
+    """All that keeps a plan from being run: problems of its stages, and what is short."""
+    cores = capacity.nodes * capacity.cpus
+    there = Cluster(cores, capacity.cpus, capacity.all_gpus, None, capacity.here)
+    return [*plan.problems, *shortages(plan.to_run(), there), *misfits(plan, capacity)]
 
 
 def found(declared: Capacity, cluster: Cluster) -> tuple[Capacity, list[str]]:
     """What a cluster that answers really has, in place of what was declared, and what of that is worth a word."""
     words = []
     kind = declared.gpu.name
-    if cluster.gpu_kinds and not any(kind in name.upper() for name in cluster.gpu_kinds):
+    if cluster.gpu_kinds and not any(kind.upper() in name.upper() for name in cluster.gpu_kinds):
         words.append(f"the plan reckoned with {kind}, the cluster has {', '.join(cluster.gpu_kinds)}: give gpu=…")
     there = replace(
         declared,
@@ -33,6 +34,7 @@ def found(declared: Capacity, cluster: Cluster) -> tuple[Capacity, list[str]]:
         gpus=cluster.node_gpus,
         memory_bytes=cluster.node_memory_bytes or declared.memory_bytes,
         here=cluster.local,
+        gpus_in_all=int(cluster.gpus),
     )
     return there, words
 
@@ -42,7 +44,7 @@ def disk_shortage(plan: Plan, workspace: Path) -> list[str]:
     costs = [row.cost for row in plan.to_run() if row.cost is not None]
     if not costs:
         return []
-    needed = sum(c.disk_bytes or 0 for c in costs) + max(c.scratch_bytes for c in costs)
+    needed = sum(c.disk_bytes or 0 for c in costs) + scratch_bytes(plan)
     there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     if needed <= free:
@@ -51,6 +53,18 @@ def disk_shortage(plan: Plan, workspace: Path) -> list[str]:
         f"workspace={workspace} has {size(free)} of disk free; what is to run needs about {size(needed)}: make room "
         "(pipelines/store.py gc shows what could go) or give another workspace"
     ]
+
+
+def scratch_bytes(plan: Plan) -> float:
+    """The most that stages take on disk beside their results while they run: of one stage as many nodes as run side
+    by side."""
+    by_stage: dict[str, list[float]] = {}
+    for row in plan.to_run():
+        if row.cost is not None:
+            by_stage.setdefault(row.node.stage.name, []).append(row.cost.scratch_bytes)
+    holds = {row.node.stage.name: row.node.resources for row in plan.nodes}
+    beside = {name: 1 if held.gpus else round(1 / held.share) for name, held in holds.items()}
+    return max((sum(sorted(sizes)[-beside[name] :]) for name, sizes in by_stage.items()), default=0.0)
 
 
 def misfits(plan: Plan, capacity: Capacity) -> list[str]:
@@ -68,7 +82,7 @@ def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
     assert cost is not None
     titles = ", ".join(row.node.title for row in rows) + (" need" if len(rows) > 1 else " needs")
     place = "this machine" if capacity.here else "the cluster"
-    devices = capacity.nodes * capacity.gpus
+    devices = capacity.all_gpus
     room = capacity.room(cost)
     if cost.on_gpu and cost.workers > devices:
         kind = capacity.gpu.name
@@ -96,7 +110,10 @@ def _variants(plan: Plan, row: NodePlan) -> Iterable[tuple[str, Cost]]:
         return
     known = {p.node.name: p.known for p in plan.nodes}
     inputs: tuple[Any, ...] = tuple(arranged(node, known))
+    known_problems = set(stage.problems(node.config, node.execution)) if stage.problems else set()
     for words, execution in stage.changes(node.execution):
+        if stage.problems and set(stage.problems(node.config, execution)) - known_problems:
+            continue
         yield words, stage.cost(Outlook(node.config, inputs, execution, row.identity.external, node.resources.gpus))
 
 

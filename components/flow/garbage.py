@@ -33,14 +33,23 @@ def runs(workspace: Path) -> dict[str, Mapping[str, Any]]:
     return found
 
 
-def latest_runs(workspace: Path) -> dict[str, str]:
-    """Per recipe the folder of its latest run."""
-    return {record.get("name") or name.rsplit("-", 2)[0]: name for name, record in runs(workspace).items()}
+def latest_runs(workspace: Path) -> dict[str, list[str]]:
+    """Per recipe the folders of its latest whole run that finished, and of all begun since, latest first: a run of a
+    part, or one that failed, puts nothing else in the place of what there is."""
+    latest: dict[str, list[str]] = {}
+    complete: set[str] = set()
+    for name, record in reversed(runs(workspace).items()):
+        recipe = record.get("name") or name.rsplit("-", 2)[0]
+        if recipe not in complete:
+            latest.setdefault(recipe, []).append(name)
+            if record.get("status") == "FINISHED" and record.get("whole", True):
+                complete.add(recipe)
+    return latest
 
 
 def kept_runs(workspace: Path) -> set[str]:
     """Folders of the runs whose results stay: the latest of every recipe, and all that the latest sweep compares."""
-    kept = set(latest_runs(workspace).values())
+    kept = {name for names in latest_runs(workspace).values() for name in names}
     try:
         sweep = json.loads((workspace / "latest-sweep" / "results.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

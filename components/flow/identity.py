@@ -124,6 +124,11 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         for key in sorted({*old, *new}):
             found += differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
         return found
+    if isinstance(old, list) and isinstance(new, list) and max(len(old), len(new)) > 4:
+        gone, come = [item for item in old if item not in new], [item for item in new if item not in old]
+        if gone or come:
+            some = " → ".join(_short(items[0]) if items else "none" for items in (gone, come))
+            return [f"{where}: {len(gone)} of {len(old)} gone, {len(come)} new, such as {some}"]
     return [] if old == new else [f"{where} {_short(old)} → {_short(new)}"]
 
 

@@ -32,4 +32,6 @@ def device_time(seconds: float, unit: str) -> str:
         return f"{scaled(seconds / 3600)} {unit}-hours"
     if seconds >= 90:
         return f"{seconds / 60:.0f} {unit}-minutes"
+    if seconds < 1.5:
+        return f"{'<' if seconds < 0.5 else ''} 1 {unit}-second".strip()
     return f"{seconds:.0f} {unit}-seconds"

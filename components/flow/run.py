@@ -59,6 +59,8 @@ class RunSettings:
     tracking_uri: str | None = None
     config: Any = None
     """The whole recipe as JSON values, for the record."""
+    whole: bool = True
+    """Whether the plan has every node of the recipe."""
     capacity: Capacity | None = None
     """What the plan was reckoned on; None: what is short shows when it runs."""
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -82,10 +84,9 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first, Ended what broke the run off; KeyboardInterrupt leaves
     nothing running."""
-    here = ray_cluster.this_machine() if settings.cluster.address is None else None
     problems = disk_shortage(plan, settings.workspace)
     if settings.capacity:
-        problems += blockers(plan, settings.capacity, here)
+        problems += blockers(plan, settings.capacity)
     if problems:
         raise Refused("\n".join(problems))
     try:
@@ -409,6 +410,8 @@ class _Invocation:
             "name": self.settings.recipe,
             "recipe": self.settings.config,
             "status": status,
+            "whole": self.settings.whole,
+            "reuse": self.plan.reuse,
             "stages": self.begun | stages,
             **self.provenance,
         }

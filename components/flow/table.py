@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from components.flow.cost import Capacity, Cost, total
+from components.flow.fit import scratch_bytes
 from components.flow.plan import Plan
 from components.flow.quantity import device_time, duration, scaled, size
 
@@ -31,7 +32,7 @@ STYLES = {
 }
 
 
-WIDE = 120
+WIDE = 150
 """Columns of a terminal that has room for every figure; a narrower one is shown the most telling."""
 
 
@@ -88,8 +89,8 @@ def _sums(plan: Plan, capacity: Capacity, width: int) -> Iterator[tuple[str, Ite
         time = " + ".join(device_time(seconds, unit) for unit, seconds in times.items() if seconds)
         both = replace(total(costs), tokens=None)
         words = f"{len(rows)} stages"
-        if name == "in all" and both.scratch_bytes:
-            words += f"; {size(both.scratch_bytes)} on disk while it runs"
+        if name == "in all" and (scratch := scratch_bytes(plan)):
+            words += f"; {size((both.disk_bytes or 0) + scratch)} on disk at most while it runs"
         yield name, _figures(both, capacity, width, time).values(), words
 
 
@@ -98,7 +99,9 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     rows = [(row.node.title, row.cost) for row in plan.to_run() if row.cost is not None and row.cost.memory]
     if not rows:
         return []
-    parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory)) if width >= WIDE else []
+    if width < WIDE:
+        return [Text(), *(Text.assemble((title, "bold"), f": {_in_words(cost, capacity)}") for title, cost in rows)]
+    parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("memory of a worker", no_wrap=True)
     for part in (*parts, "in all", "there is"):
@@ -106,9 +109,7 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     table.add_column("", no_wrap=True)
     for title, cost in rows:
         room, fits = capacity.room(cost), capacity.fits(cost)
-        on = f"{cost.workers} x {capacity.gpu.name if cost.on_gpu else 'process'}"
-        if cost.on_gpu and (seconds := cost.device_seconds(capacity.gpu)) and seconds / cost.workers > 86400:
-            on += f", {seconds / cost.workers / 86400:.1f} days"
+        on = _where(cost, capacity)
         table.add_row(
             title,
             *(size(cost.memory[part]) if part in cost.memory else "" for part in parts),
@@ -117,6 +118,24 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
             Text(on if fits else f"{on}: does not fit", style="dim" if fits else "red"),
         )
     return [Text(), table]
+
+
+def _where(cost: Cost, capacity: Capacity) -> str:
+    on = f"{cost.workers} x {capacity.gpu.name if cost.on_gpu else 'process'}"
+    if cost.on_gpu and (seconds := cost.device_seconds(capacity.gpu)) and seconds / cost.workers > 86400:
+        on += f", {seconds / cost.workers / 86400:.1f} days"
+    return on
+
+
+def _in_words(cost: Cost, capacity: Capacity) -> str:
+    """What a narrow table leaves out."""
+    parts = " + ".join(f"{name} {size(part)}" for name, part in cost.memory.items())
+    room = capacity.room(cost)
+    words = [f"{scaled(cost.tokens)} tokens" if cost.tokens else "", _where(cost, capacity)]
+    words.append(f"memory of each {size(cost.memory_bytes)} of {size(room) if room else '?'}: {parts}")
+    words.append(f"{size(cost.disk_bytes)} on disk" if cost.disk_bytes else "")
+    words.append("" if capacity.fits(cost) else "does not fit")
+    return "; ".join(word for word in words if word)
 
 
 def _devices(capacity: Capacity) -> list[RenderableType]:

@@ -72,6 +72,8 @@ def _load(model_path: str) -> Any:
     from sentencepiece import SentencePieceProcessor
 
     path = Path(model_path)
+    if path.is_dir():
+        raise ValueError(f"model_path {model_path} is a folder; give the model file in it, such as tokenizer.model")
     if not path.is_file():
         raise ValueError(f"model_path {model_path} is not there")
     try:

@@ -20,12 +20,13 @@ def training_memory(
 ) -> dict[str, int]:
     """Bytes of one worker at the peak of a step, by what they are for; `workers` other than execution's if given."""
     workers = workers or execution.workers
-    parts = workers if execution.sharding == "full" else 1
+    sharded = execution.sharding == "full" and workers > 1
+    parts = workers if sharded else 1
     parameters = model.n_parameters()
     sequences = min(execution.micro_batch_sequences, -(-config.sequences_per_step // workers))
     positions = sequences * config.context_length
-    activations, working = _passing(model, config, execution, positions)
-    if execution.sharding == "full":
+    activations, working = _passing(model, config, execution, positions, sharded)
+    if sharded:
         layer = model.layer_parameters()
         whole = PREFETCHED_LAYERS * layer + 2 * model.vocabulary_size * model.dim
         working += whole * _value_bytes(config) + layer * 4
@@ -43,7 +44,7 @@ def _value_bytes(config: TrainingConfig) -> int:
 
 
 def _passing(
-    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, positions: int
+    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, positions: int, sharded: bool
 ) -> tuple[int, int]:
     """(activations, working memory) at the peak of a micro-batch of `positions`."""
     b = _value_bytes(config)
@@ -65,7 +66,7 @@ def _passing(
     back_working = 2 * model.dim * model.ffn_width * (b + 4 if b == 2 else 4)
 
     casts = 0
-    if b == 2 and execution.sharding == "none":  # autocast keeps a copy of each matrix for a micro-batch
+    if b == 2 and not sharded:  # autocast keeps a copy of each matrix for a micro-batch
         casts = b * model.layers * model.layer_matrix_parameters()
     activations = positions * (trunk + between)
     if at_head + at_head_working >= on_the_way_back + back_working:

@@ -51,7 +51,11 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
 
 
 def _pretrain_cost(at: Outlook) -> Cost:
-    return _training_cost(at, at.config.model, at.config.training)
+    cost = _training_cost(at, at.config.model, at.config.training)
+    there = at.inputs[0].get("tokens", {}).get("train")
+    if there and at.config.training.tokens > there:
+        return dataclasses.replace(cost, note=f"{cost.note}, {at.config.training.tokens / there:.3g} times the data")
+    return cost
 
 
 def _finetune_cost(at: Outlook) -> Cost:

@@ -61,7 +61,7 @@ def _parquet(path: Path, texts: Sequence[str] = TEXTS, kind: Any = None, rows: i
     return path
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson.zst", "a.json"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.ndjson.zst", "a.JSONL"])
 def test_a_document_is_a_line_of_jsonl_packed_or_not(name: str, tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "in" / name)
     result = _collect(tmp_path / "out", CorpusConfig(source="jsonl", path=str(path.parent)))

@@ -30,7 +30,7 @@ def workspace(tmp_path: Path) -> Path:
     run.mkdir()
     digests: dict[str, str] = {}
     stages = {}
-    for row in make_plan(full(recipe), store).nodes:
+    for row in make_plan(full(recipe, ("conf=demo",)), store).nodes:
         node = row.node
         inputs = [
             [digests[n.name] for n in item.nodes] if isinstance(item, Several) else digests[item.name]
@@ -49,8 +49,8 @@ def workspace(tmp_path: Path) -> Path:
         store.commit(manifest)
         link(run, node.name, attempt)
         stages[node.name] = {"stage": node.stage.name, "key": key}
-    record = {"name": "demo", "recipe": canonical(recipe), "stages": stages}
-    (run / RUN_FILE).write_text(json.dumps(record))
+    record = {"name": "demo", "recipe": canonical(recipe), "stages": stages, "command": ["full.py", "conf=demo"]}
+    (run / RUN_FILE).write_text(json.dumps(record | {"status": "FINISHED", "whole": True}))
     (tmp_path / "latest").symlink_to(run.name)
     return tmp_path
 
@@ -80,6 +80,7 @@ def test_why_tells_what_made_it_and_what_would_make_it_stale(
     assert "components/training/loss.py" in text
     assert "contents shards" in text
     assert "Now reused: made 2001-09-09" in text
+    assert "Now reused" in said(capsys, workspace, "why", "latest/report")
 
 
 def test_why_says_that_changed_code_would_run_again(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
@@ -94,6 +95,7 @@ def test_diff_names_the_one_field_that_differs(capsys: pytest.CaptureFixture[str
     text = said(capsys, workspace, "diff", "pretrain-n1", "pretrain-n4")
     assert "identity config.model.n_future_tokens 1 → 4" in text
     assert "code" not in text
+    assert "nothing to compare" in said(capsys, workspace, "diff", "corpus", "tokenizer")
     assert "same result" in said(capsys, workspace, "diff", "corpus", "demo-20260101-000000/corpus")
 
 
