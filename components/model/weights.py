@@ -66,8 +66,8 @@ def load_weights(model: MultiTokenTransformer, directory: Path) -> None:
     """Set a model's parameters, in place, to the saved ones. ValueError names keys and shapes that do not fit."""
     try:
         with safe_open(directory / WEIGHTS, framework="pt") as state, torch.no_grad():
-            expected = {name: list(p.shape) for name, p in model.named_parameters()}
-            found = {name: state.get_slice(name).get_shape() for name in state.keys()}  # noqa: SIM118  (no mapping)
+            expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+            found = {name: tuple(state.get_slice(name).get_shape()) for name in state.keys()}  # noqa: SIM118  (no mapping)
             if expected != found:
                 wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
                 shapes = [(name, expected.get(name), found.get(name)) for name in wrong]
