@@ -2,7 +2,6 @@
 
 import shutil
 import sysconfig
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,13 +20,17 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, float]:
-    """A run that nobody disturbed, and the seconds it took."""
+def timed(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pipeline, list[float]]:
+    """A run that nobody disturbed, and the seconds to each of its turns."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    started = time.monotonic()
     pipeline = Pipeline(folder / "runs", sources, folder / "logs")
-    pipeline.finish()
-    return pipeline, time.monotonic() - started
+    return pipeline, pipeline.timed()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(timed: tuple[Pipeline, list[float]]) -> Pipeline:
+    """A run that nobody disturbed."""
+    return timed[0]
 
 
 @pytest.fixture(scope="session")

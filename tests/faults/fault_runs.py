@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,10 @@ class Driver:
     @property
     def text(self) -> str:
         return self.output.read_text(encoding="utf-8", errors="replace")
+
+    def turns(self) -> int:
+        """How far it is: lines that say that Ray is there, that a stage begins or that it is done."""
+        return len(re.findall(r"(?m)^Ray dashboard|: running$|: done in ", self.text))
 
     def wait_until(self, what: Callable[[], Any], seconds: float = SECONDS) -> Any:
         """What a condition gives as soon as it holds; AssertionError when the run ends before, or time."""
@@ -126,6 +131,16 @@ class Pipeline:
             )
         return Driver(process, output)
 
+    def timed(self) -> list[float]:
+        """The command, undisturbed: seconds from its start to each of its turns."""
+        driver, turns = self.start(), []
+        while driver.process.poll() is None:
+            turns += [time.monotonic() - driver.started] * (driver.turns() - len(turns))
+            time.sleep(0.02)
+        assert driver.wait() == 0, driver.text
+        no_process_of(driver)
+        return turns
+
     def finish(self, *disturbed: Driver) -> Driver:
         """The command, which must succeed and leave no process, nor any of earlier invocations."""
         driver = self.start()
@@ -144,6 +159,10 @@ class Pipeline:
                 if json.loads(path.read_text())["done"] >= step:
                     return True
         return False
+
+    def checkpoints(self) -> list[Path]:
+        """Those that trainings in hand could go on from, the oldest first."""
+        return sorted(self.workspace.glob("store/*/*/work/checkpoints/step-*"), key=lambda path: path.name)
 
     def manifests(self) -> dict[str, Any]:
         """By node, what was committed for the latest run."""

@@ -12,7 +12,6 @@ from fault_runs import TWO_WORKERS, Driver, Pipeline, no_process_of, same_result
 
 pytestmark = pytest.mark.faults
 Watch = Callable[[Driver], Driver]
-Undisturbed = tuple[Pipeline, float]
 
 
 def cut_in_half(path: Path) -> None:
@@ -27,26 +26,26 @@ def flip_a_byte(path: Path) -> None:
 
 
 @pytest.fixture
-def copied(undisturbed: Undisturbed, pipeline: Pipeline) -> Pipeline:
+def copied(undisturbed: Pipeline, pipeline: Pipeline) -> Pipeline:
     """The store of a run that is done, without what it made of its shards."""
-    shutil.copytree(undisturbed[0].workspace, pipeline.workspace, symlinks=True)
+    shutil.copytree(undisturbed.workspace, pipeline.workspace, symlinks=True)
     for stage in ("pretrain", "finetune", "evaluate", "evaluate_finetuned", "benchmark_decoding", "write_report"):
         shutil.rmtree(pipeline.workspace / "store" / stage)
     return pipeline
 
 
-def test_the_newest_checkpoint_is_cut_in_half(undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch) -> None:
+def test_the_newest_checkpoint_is_cut_in_half(undisturbed: Pipeline, pipeline: Pipeline, watch: Watch) -> None:
     driver = watch(pipeline.start())
     driver.wait_until(lambda: pipeline.has_stepped("pretrain", 30))
     driver.kill()
     driver.wait()
     no_workers(driver)
-    newest = max(pipeline.workspace.glob("store/pretrain/*/work/checkpoints/step-*"))
+    newest = pipeline.checkpoints()[-1]
     cut_in_half(newest / "model.safetensors")
     again = pipeline.finish(driver)
     before = int(newest.name.removeprefix("step-")) - 10
     assert f"checkpoint {newest} is damaged; going on from step {before} instead" in again.text
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 def no_workers(driver: Driver) -> None:
@@ -57,9 +56,9 @@ def no_workers(driver: Driver) -> None:
         time.sleep(0.1)
 
 
-def test_a_manifest_is_cut_in_half(undisturbed: Undisturbed, pipeline: Pipeline) -> None:
+def test_a_manifest_is_cut_in_half(undisturbed: Pipeline, pipeline: Pipeline) -> None:
     """The stage runs again where something needs it; as it comes out the same, what was made of it counts still."""
-    shutil.copytree(undisturbed[0].workspace, pipeline.workspace, symlinks=True)
+    shutil.copytree(undisturbed.workspace, pipeline.workspace, symlinks=True)
     shutil.rmtree(pipeline.workspace / "store" / "write_report")
     place = (pipeline.workspace / "latest" / "pretrain-n2").resolve().parent
     cut_in_half(place / "manifest.json")
@@ -67,7 +66,7 @@ def test_a_manifest_is_cut_in_half(undisturbed: Undisturbed, pipeline: Pipeline)
     print(again.text)
     ran = set(re.findall(r"(?m)^(.*): running$", again.text))
     assert ran == {"n=2 pretrain", "report"}
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,7 @@ def test_a_manifest_is_cut_in_half(undisturbed: Undisturbed, pipeline: Pipeline)
     ],
 )
 def test_a_shard_is_damaged(
-    undisturbed: Undisturbed,
+    undisturbed: Pipeline,
     undisturbed_pair: Pipeline,
     copied: Pipeline,
     watch: Watch,
@@ -110,4 +109,4 @@ def test_a_shard_is_damaged(
     assert advised, driver.text
     shutil.rmtree(advised[1])
     copied.finish(driver)
-    same_results(copied, undisturbed_pair if workers > 1 else undisturbed[0])
+    same_results(copied, undisturbed_pair if workers > 1 else undisturbed)

@@ -13,7 +13,6 @@ from fault_runs import Driver, Pipeline, no_process_of, same_results
 
 pytestmark = [pytest.mark.faults, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")]
 Watch = Callable[[Driver], Driver]
-Undisturbed = tuple[Pipeline, float]
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def trains(pipeline: Pipeline) -> bool:
 
 @pytest.mark.parametrize("moment", [collects, trains])
 def test_the_disk_is_full(
-    undisturbed: Undisturbed, pipeline: Pipeline, disk: Path, watch: Watch, moment: Callable[[Pipeline], bool]
+    undisturbed: Pipeline, pipeline: Pipeline, disk: Path, watch: Watch, moment: Callable[[Pipeline], bool]
 ) -> None:
     pipeline = replace(pipeline, workspace=disk / "runs")
     driver = watch(pipeline.start())
@@ -66,11 +65,11 @@ def test_the_disk_is_full(
     if moment is trains:
         assert "n=1 pretrain    continue" in again.text
         assert "is damaged" not in again.text
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 def test_the_disk_is_full_when_the_driver_commits(
-    undisturbed: Undisturbed, pipeline: Pipeline, disk: Path, watch: Watch, tmp_path: Path
+    undisturbed: Pipeline, pipeline: Pipeline, disk: Path, watch: Watch, tmp_path: Path
 ) -> None:
     pipeline = replace(pipeline, workspace=disk / "runs")
     inside = tmp_path / "inside"
@@ -85,12 +84,12 @@ def test_the_disk_is_full_when_the_driver_commits(
     assert "Traceback" not in driver.text
     ballast.unlink()
     pipeline.finish(driver)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
-def test_the_disk_cannot_be_written(undisturbed: Undisturbed, pipeline: Pipeline, disk: Path, watch: Watch) -> None:
+def test_the_disk_cannot_be_written(undisturbed: Pipeline, pipeline: Pipeline, disk: Path, watch: Watch) -> None:
     pipeline = replace(pipeline, workspace=disk / "runs")
-    shutil.copytree(undisturbed[0].workspace, pipeline.workspace, symlinks=True)
+    shutil.copytree(undisturbed.workspace, pipeline.workspace, symlinks=True)
     shutil.rmtree(pipeline.workspace / "store" / "write_report")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     driver = watch(pipeline.start())
@@ -99,4 +98,4 @@ def test_the_disk_cannot_be_written(undisturbed: Undisturbed, pipeline: Pipeline
     assert "Traceback" not in driver.text
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     pipeline.finish(driver)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)

@@ -1,5 +1,6 @@
 """The driver is killed, interrupted or doubled; the same command goes on, and nobody sees it in the result."""
 
+import bisect
 import os
 import random
 import signal
@@ -16,21 +17,27 @@ SEED = int(os.environ.get("FAULTS_SEED", time.time_ns() % 10_000))
 KILLS = 10
 
 Watch = Callable[[Driver], Driver]
-Undisturbed = tuple[Pipeline, float]
 
 
 @pytest.mark.parametrize("number", range(KILLS), ids=lambda number: f"FAULTS_SEED={SEED}-{number}")
-def test_random_kill(undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch, number: int) -> None:
-    """One kill in each tenth of the time that a run takes."""
-    reference, duration = undisturbed
+def test_random_kill(timed: tuple[Pipeline, list[float]], pipeline: Pipeline, watch: Watch, number: int) -> None:
+    """One kill in each tenth of the time that a run takes, reckoned from the turn of the run before it: a machine is
+    not equally fast at all times."""
+    reference, turns = timed
+    duration = turns[-1] + 0.5
     moment = (number + random.Random(f"{SEED}-{number}").random()) / KILLS * duration
+    turn = bisect.bisect_right(turns, moment)
+    after = moment - (turns[turn - 1] if turn else 0.0)
     driver = watch(pipeline.start())
-    while time.monotonic() < driver.started + moment and driver.process.poll() is None:
+    driver.wait_until(lambda: driver.turns() >= turn)
+    reached = time.monotonic()
+    while driver.turns() == turn and time.monotonic() < reached + after and driver.process.poll() is None:
         time.sleep(0.005)
-    was_running = driver.process.poll() is None
+    assert driver.process.poll() is None, f"it was over before {moment:.1f} s of {duration:.1f} s"
     driver.kill()
+    print(f"killed at {moment:.1f} s of {duration:.1f} s, {time.monotonic() - reached:.1f} s after turn {turn}")
+    print("last words:", driver.text.splitlines()[-1:], "checkpoints:", len(pipeline.checkpoints()))
     driver.wait()
-    print(f"{moment:.1f} s of {duration:.1f} s, running: {was_running}, last words: {driver.text.splitlines()[-1:]}")
     again = pipeline.finish(driver)
     print(f"went on for {time.monotonic() - again.started:.1f} s")
     same_results(pipeline, reference)
@@ -38,14 +45,14 @@ def test_random_kill(undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch,
 
 @pytest.mark.parametrize("window", held_commit.WINDOWS)
 def test_kill_inside_a_commit(
-    undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch, tmp_path: Path, window: str
+    undisturbed: Pipeline, pipeline: Pipeline, watch: Watch, tmp_path: Path, window: str
 ) -> None:
     inside = tmp_path / "inside"
     driver = watch(pipeline.start(held_commit.__file__, window, "pretrain-n2", str(inside)))
     driver.wait_until(inside.exists)
     driver.kill()
     pipeline.finish(driver)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 def ray_starts(driver: Driver, pipeline: Pipeline) -> bool:
@@ -59,7 +66,7 @@ def trains(driver: Driver, pipeline: Pipeline) -> bool:
 @pytest.mark.parametrize("moment", [ray_starts, trains])
 @pytest.mark.parametrize("pause", [0.05, 0.5])
 def test_ctrl_c_twice(
-    undisturbed: Undisturbed,
+    undisturbed: Pipeline,
     pipeline: Pipeline,
     watch: Watch,
     moment: Callable[[Driver, Pipeline], bool],
@@ -81,11 +88,11 @@ def test_ctrl_c_twice(
     assert "the same command goes on" in driver.text
     assert "Traceback" not in driver.text
     pipeline.finish(driver)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 def test_a_second_run_on_the_workspace_is_refused_by_name(
-    undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch
+    undisturbed: Pipeline, pipeline: Pipeline, watch: Watch
 ) -> None:
     first = watch(pipeline.start())
     first.wait_until(lambda: pipeline.has_stepped("pretrain", 10))
@@ -95,4 +102,4 @@ def test_a_second_run_on_the_workspace_is_refused_by_name(
     assert first.process.poll() is None
     assert first.wait() == 0
     no_process_of(first, second)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)

@@ -15,7 +15,6 @@ from fault_runs import Driver, Pipeline, clear, free_port, no_process_of, same_r
 
 pytestmark = pytest.mark.faults
 Watch = Callable[[Driver], Driver]
-Undisturbed = tuple[Pipeline, float]
 
 
 def serve(folder: Path, port: int) -> Driver:
@@ -47,7 +46,7 @@ def serve(folder: Path, port: int) -> Driver:
 
 
 def test_the_server_is_gone_for_a_minute(
-    undisturbed: Undisturbed, pipeline: Pipeline, tmp_path: Path, watch: Watch
+    undisturbed: Pipeline, pipeline: Pipeline, tmp_path: Path, watch: Watch
 ) -> None:
     """Long enough for stages to end and begin meanwhile."""
     port = free_port()
@@ -67,7 +66,7 @@ def test_the_server_is_gone_for_a_minute(
     assert driver.wait() == 0, driver.text
     no_process_of(driver)
     print(driver.text[driver.text.index("Report") :])
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
     from mlflow import MlflowClient
 

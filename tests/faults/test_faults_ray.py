@@ -17,7 +17,6 @@ from components.flow.cluster import environment
 
 pytestmark = pytest.mark.faults
 Watch = Callable[[Driver], Driver]
-Undisturbed = tuple[Pipeline, float]
 
 
 def kill_process(driver: Driver, name: str) -> None:
@@ -26,7 +25,7 @@ def kill_process(driver: Driver, name: str) -> None:
     os.kill(number, signal.SIGKILL)
 
 
-def test_the_process_of_a_stage_is_killed_mid_step(undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch) -> None:
+def test_the_process_of_a_stage_is_killed_mid_step(undisturbed: Pipeline, pipeline: Pipeline, watch: Watch) -> None:
     """What does not depend on it goes on; the same command goes on with it."""
     driver = watch(pipeline.start())
     driver.wait_until(lambda: pipeline.has_stepped("pretrain", 20))
@@ -37,7 +36,7 @@ def test_the_process_of_a_stage_is_killed_mid_step(undisturbed: Undisturbed, pip
     assert "n=1 evaluate: done" in driver.text
     assert {*pipeline.weights()} == {"pretrain-n1"}
     pipeline.finish(driver)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 def test_one_of_two_workers_is_killed_mid_step(undisturbed_pair: Pipeline, pipeline: Pipeline, watch: Watch) -> None:
@@ -52,9 +51,7 @@ def test_one_of_two_workers_is_killed_mid_step(undisturbed_pair: Pipeline, pipel
 
 
 @pytest.mark.parametrize("name", ["raylet", "gcs_server"])
-def test_a_process_of_ray_itself_is_killed(
-    undisturbed: Undisturbed, pipeline: Pipeline, watch: Watch, name: str
-) -> None:
+def test_a_process_of_ray_itself_is_killed(undisturbed: Pipeline, pipeline: Pipeline, watch: Watch, name: str) -> None:
     driver = watch(pipeline.start())
     driver.wait_until(lambda: pipeline.has_stepped("pretrain", 20))
     kill_process(driver, f"/{name} --")
@@ -64,7 +61,7 @@ def test_a_process_of_ray_itself_is_killed(
     assert f"Ended: Ray's {name} on this machine has ended (killed" in driver.text
     no_process_of(driver)
     pipeline.finish(driver)
-    same_results(pipeline, undisturbed[0])
+    same_results(pipeline, undisturbed)
 
 
 ASK = """
