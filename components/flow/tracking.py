@@ -221,6 +221,8 @@ class Tracker:
     def finish(self, status: str, headline: Any, say: Callable[[str], None]) -> None:
         """Close everything that is open, with the headline figures on the whole run. A server that does not answer
         is given OUTAGE_SECONDS to come back, unless the run was KILLED."""
+        if not self.parent:
+            return
         for node in list(self._open):
             self.finish_stage(node, status)
         ended = _now()
