@@ -15,7 +15,7 @@ from components.corpus.licences import licence_check
 from components.corpus.listing import Listed, compression, list_files, path_problem, printable
 from components.corpus.pieces import Piece, Skipped
 from components.corpus.prose import is_documentation
-from components.corpus.tables import table_pieces
+from components.corpus.tables import table_pieces, table_problem
 
 
 def list_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[Piece | Skipped]:
@@ -87,5 +87,7 @@ def source_problems(config: CorpusConfig) -> list[str]:
     for name, part in config.parts().items():
         if part.path is not None or part.source not in ("python", "prose"):
             problem = path_problem(part.path)
+            if problem is None and part.source in ("parquet", "jsonl"):
+                problem = table_problem(part)
             problems += [f"corpus.{f'mixture.{name}.' if config.mixture else ''}{problem}"] if problem else []
     return problems

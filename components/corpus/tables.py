@@ -11,6 +11,7 @@ from components.corpus.jsonl import RANGE_BYTES
 from components.corpus.listing import Listed, compression, list_files, printable
 from components.corpus.parquet import parquet_pieces
 from components.corpus.pieces import Piece, Skipped, SourceFault
+from components.corpus.remote import is_uri
 
 ENDINGS = {"parquet": (".parquet", ".parq", ".pq"), "jsonl": (".jsonl", ".ndjson")}
 LOOK_AT = 32
@@ -47,6 +48,27 @@ def table_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[
             yield Skipped(f"{prefix}{name}", Refusal(reason, detail))
         for name, path, index, first, size in answer["pieces"]:
             yield Piece(f"{prefix}{name}", f"{prefix}{name}", path, size, (index, first))
+
+
+def table_problem(config: CorpusConfig) -> str | None:
+    """What the first file of a local table tells: that none has the right ending, or that a column is not there.
+    Behind a URI a plan does not look, since that may take long."""
+    assert config.path is not None
+    if is_uri(config.path):
+        return None
+    fit = (f for f in list_files(config.path) if _unpacked_name(f, config).endswith(ENDINGS[config.source]) and f.bytes)
+    first = next(fit, None)
+    if first is None:
+        return f"path {config.path} has no file that ends in {' or '.join(ENDINGS[config.source])}"
+    if config.source == "jsonl":
+        return None  # a line may lack what others have: only reading all of them tells
+    try:
+        parquet_pieces(first.path, config)
+    except SourceFault as fault:
+        return str(fault)
+    except (OSError, ValueError):  # a broken file is a counted skip
+        return None
+    return None
 
 
 def _unpacked_name(file: Listed, config: CorpusConfig) -> str:

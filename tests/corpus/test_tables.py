@@ -209,3 +209,12 @@ def test_the_identity_of_a_table_is_that_of_its_files(tmp_path: Path) -> None:
     _parquet(tmp_path / "b.parquet")
     assert source_identity(config) != first
     assert source_problems(config) == []
+
+
+def test_a_plan_names_a_missing_column_and_a_folder_without_tables(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"content": ["x"]}), tmp_path / "a.parquet")
+    (problem,) = source_problems(CorpusConfig(source="parquet", path=str(tmp_path)))
+    assert "has no column 'text'; it has content (string)" in problem
+    assert source_problems(CorpusConfig(source="parquet", path=str(tmp_path), text_column="content")) == []
+    (problem,) = source_problems(CorpusConfig(source="jsonl", path=str(tmp_path)))
+    assert "has no file that ends in .jsonl or .ndjson" in problem
