@@ -22,7 +22,7 @@ def readable(argument: str) -> str:
     (`corpus.path=~/src,~/lib`), and with quotes around a URI with a query (`corpus.path=s3://bucket?region=eu`)."""
     key, equals, value = argument.partition("=")
     if equals and is_uri(value) and "=" in value:
-        return f"{key}='{value}'"
+        return f"{key}=" + ",".join(f"'{one}'" for one in re.split(r",(?=\w+://)", value))
     if not equals or "~" not in value:
         return argument
     return f"{key}={','.join(str(Path(v).expanduser()) if v.startswith('~') else v for v in value.split(','))}"

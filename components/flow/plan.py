@@ -1,5 +1,6 @@
 """What would run, why, and what it would cost: decided from keys and manifests alone, without Ray, torch or MLflow."""
 
+import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -246,5 +247,7 @@ def select(graph: Graph, only: Iterable[str] = (), until: str | None = None) -> 
     names = {n.name for n in graph.nodes} | {n.stage.name for n in graph.nodes}
     unknown = wanted - names
     if unknown:
-        raise ValueError(f"no stage is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(names))}")
+        near = [name for word in sorted(unknown) for name in difflib.get_close_matches(word, names, 2, 0.6)]
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"no stage is called {', '.join(sorted(unknown))}; {hint}there are {', '.join(sorted(names))}")
     return Graph.of(*(n for n in graph.nodes if {n.name, n.stage.name} & wanted))

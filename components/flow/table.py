@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from components.flow.cost import Capacity, Cost, total
 from components.flow.fit import scratch_bytes
-from components.flow.plan import Plan
+from components.flow.plan import NodePlan, Plan
 from components.flow.quantity import device_time, duration, scaled, size
 
 PLAIN_INTERVAL_SECONDS = 20.0
@@ -36,27 +37,43 @@ WIDE = 150
 """Columns of a terminal that has room for every figure; a narrower one is shown the most telling."""
 
 
+MANY = 40
+"""Stages of a plan above which those of one model share a line, so that a study is one screen."""
+
+
 def plan_table(plan: Plan, capacity: Capacity, width: int = WIDE) -> RenderableType:
-    """One row a stage: what happens to it, what that costs, and why; then sums, and memory by what it is for."""
+    """What happens to each stage, what that costs, and why; then sums, and memory by what it is for."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("stage", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name in _figures(Cost(), capacity, width):
         table.add_column(name, no_wrap=True, justify="right")
     table.add_column("why", overflow="fold")
-    for row in plan.nodes:
-        running = row.status in ("run", "continue")
-        why = "; ".join(word for word in (row.cost.note if row.cost and running else "", row.reason) if word)
-        figures = _figures(row.cost if row.cost and running else Cost(), capacity, width)
+    lines = _lines(plan)
+    for title, rows in lines.items():
+        running = [row for row in rows if row.status in ("run", "continue")]
+        counts = Counter(row.status for row in rows)
+        status = " + ".join(name if len(counts) == 1 else f"{count} {name}" for name, count in counts.items())
+        notes = dict.fromkeys(row.cost.note for row in running if row.cost and row.cost.note)
+        words = [*notes, *list(dict.fromkeys(row.reason for row in rows))[:2]]
         table.add_row(
-            row.node.title,
-            Text(row.status, style=STYLES[row.status]),
-            *figures.values(),
-            Text(why, style="" if running else "dim"),
+            title,
+            Text(status, style=STYLES[(running or rows)[0].status]),
+            *_added([row.cost for row in running if row.cost], capacity, width).values(),
+            Text("; ".join(words), style="" if running else "dim"),
         )
-    for name, cells, words in _sums(plan, capacity, width):
-        table.add_row(Text(name, style="bold"), "", *cells, Text(words, style="dim"))
+    for name, cells, words_on_it in _sums(plan, capacity, width, by_group=len(lines) == len(plan.nodes)):
+        table.add_row(Text(name, style="bold"), "", *cells, Text(words_on_it, style="dim"))
     return Group(table, *_memory(plan, capacity, width), *_devices(capacity))
+
+
+def _lines(plan: Plan) -> dict[str, list[NodePlan]]:
+    """The nodes that share a line, by its title."""
+    lines: dict[str, list[NodePlan]] = {}
+    for row in plan.nodes:
+        title = row.node.group if len(plan.nodes) > MANY and row.node.group else row.node.title
+        lines.setdefault(title, []).append(row)
+    return lines
 
 
 def _figures(cost: Cost, capacity: Capacity, width: int, time: str | None = None) -> dict[str, str]:
@@ -73,25 +90,32 @@ def _figures(cost: Cost, capacity: Capacity, width: int, time: str | None = None
     }
 
 
-def _sums(plan: Plan, capacity: Capacity, width: int) -> Iterator[tuple[str, Iterable[str], str]]:
-    """Name, figures and a word of what adds up: each model's stages, then all that run."""
+def _added(costs: Sequence[Cost], capacity: Capacity, width: int) -> dict[str, str]:
+    """The figures of several costs together; tokens do not add up, and are those of a single one."""
+    if len(costs) == 1:
+        return _figures(costs[0], capacity, width)
+    times = {
+        unit: sum(c.device_seconds(capacity.device(on_gpu)) or 0 for c in costs if c.on_gpu == on_gpu)
+        for on_gpu, unit in ((True, capacity.gpu.name), (False, "core"))
+    }
+    time = " + ".join(device_time(seconds, unit) for unit, seconds in times.items() if seconds)
+    return _figures(replace(total(costs), tokens=None), capacity, width, time)
+
+
+def _sums(plan: Plan, capacity: Capacity, width: int, by_group: bool) -> Iterator[tuple[str, Iterable[str], str]]:
+    """Name, figures and a word of what adds up: each model's stages, unless they share a line, then all that run."""
     priced = [row for row in plan.to_run() if row.cost is not None]
-    groups = dict.fromkeys(row.node.group for row in priced if row.node.group)
+    groups = dict.fromkeys(row.node.group for row in priced if row.node.group and by_group)
     sums = [(str(group), [row for row in priced if row.node.group == group]) for group in groups]
     if len(priced) > 1:
         sums.append(("in all", priced))
     for name, rows in sums:
         costs = [row.cost for row in rows if row.cost is not None]
-        times = {
-            unit: sum(c.device_seconds(capacity.device(on_gpu)) or 0 for c in costs if c.on_gpu == on_gpu)
-            for on_gpu, unit in ((True, capacity.gpu.name), (False, "core"))
-        }
-        time = " + ".join(device_time(seconds, unit) for unit, seconds in times.items() if seconds)
-        both = replace(total(costs), tokens=None)
         words = f"{len(rows)} stages"
-        if name == "in all" and (scratch := scratch_bytes(plan)):
-            words += f"; {size((both.disk_bytes or 0) + scratch)} on disk at most while it runs"
-        yield name, _figures(both, capacity, width, time).values(), words
+        if name == "in all":
+            disk = sum(cost.disk_bytes or 0 for cost in costs) + scratch_bytes(plan)
+            words += f"; {size(disk)} on disk at most while it runs"
+        yield name, _added(costs, capacity, width).values(), words
 
 
 def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
@@ -99,6 +123,16 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     rows = [(row.node.title, row.cost) for row in plan.to_run() if row.cost is not None and row.cost.memory]
     if not rows:
         return []
+    if len(plan.nodes) > MANY:  # of each model the stage that is hardest to place
+
+        def hardness(row: tuple[str, Cost]) -> tuple[bool, int, int]:
+            return not capacity.fits(row[1]), row[1].workers, row[1].memory_bytes
+
+        models: dict[str | None, list[tuple[str, Cost]]] = {}
+        for row in plan.to_run():
+            if row.cost is not None and row.cost.memory:
+                models.setdefault(row.node.group, []).append((row.node.title, row.cost))
+        rows = [max(stages, key=hardness) for stages in models.values()]
     if width < WIDE:
         return [Text(), *(Text.assemble((title, "bold"), f": {_in_words(cost, capacity)}") for title, cost in rows)]
     parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory))

@@ -121,7 +121,9 @@ def test_only_refuses_to_run_anything_else(tmp_path: Path) -> None:
 
 def test_selection_up_to_a_stage_and_of_one_that_does_not_exist() -> None:
     assert [n.name for n in select(graph(), until="count").nodes] == ["source", "count"]
-    with pytest.raises(ValueError, match="no stage is called cuont; there are count, scale, source, total"):
+    with pytest.raises(
+        ValueError, match=r"no stage is called cuont; did you mean count\? there are count, scale, source, total"
+    ):
         select(graph(), until="cuont")
 
 
