@@ -62,6 +62,8 @@ def _fault(
         return fault
     if choices is None and not exists(name):
         return unknown_key(name)
+    if "," in value and not {"-m", "--multirun"} & {*arguments} and len(_swept(value)) > 1:
+        return f"{name} has several values, {value}: add -m for a sweep over them, or write [{value}] for a list"
     if name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
         return unknown_choice(f"conf={missing[0]}", missing[0], recipes(), "no such recipe")
     if choices is not None and value and not value.startswith(("{", "[")):

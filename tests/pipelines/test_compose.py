@@ -95,6 +95,21 @@ def test_overrides_that_contradict_each_other_are_refused(overrides: tuple[str, 
     assert words in "\n".join(faults(*overrides))
 
 
+def test_several_values_without_a_sweep_say_how_to_have_one() -> None:
+    (said,) = faults("seed=1,2")
+    assert said == "seed has several values, 1,2: add -m for a sweep over them, or write [1,2] for a list"
+    assert faults("plan") == ["plan: give it a value, such as plan=…"]
+    assert compose(["future_tokens=[1,2]", "finetunes=[]"])[0].future_tokens == (1, 2)
+
+
+def test_a_typo_in_a_mixture_s_part_is_no_new_part() -> None:
+    (said,) = faults("corpus=code_and_prose", "corpus.mixture.codee.weight=5")
+    assert "did you mean code or prose?" in said
+    recipe, _ = compose(["corpus=code_and_prose", "corpus.mixture.code.weight=5"])
+    assert recipe.corpus.mixture is not None
+    assert recipe.corpus.mixture["code"].weight == 5
+
+
 def test_a_path_may_start_at_home() -> None:
     recipe, _ = compose(["corpus=files", "corpus.path=~/src"])
     assert recipe.corpus.path == str(Path.home() / "src")
