@@ -16,6 +16,7 @@ from typing import Any
 
 BATCH = 1000
 EXPERIMENT = "headstart"
+DATABASE = "mlflow.db"
 WORKSPACE_TAG = "headstart.workspace"
 OUTAGE_SECONDS = 60.0
 """How long a run that is done waits for a server to come back and take the rest."""
@@ -86,6 +87,8 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong comes as an exception
         self._metric, self._param, self._tag = Metric, Param, RunTag
         self.workspace = str(workspace.absolute())
+        if uri is None:
+            _make_database(workspace.absolute())
         self.uri = uri or default_uri(workspace)
         self.client = MlflowClient(tracking_uri=self.uri)
         self.recipe = recipe
@@ -259,4 +262,17 @@ def _now() -> int:
 
 def default_uri(workspace: Path) -> str:
     """SQLite in the workspace: no server needed."""
-    return f"sqlite:///{workspace.absolute() / 'mlflow.db'}"
+    return f"sqlite:///{workspace.absolute() / DATABASE}"
+
+
+def _make_database(workspace: Path) -> None:
+    """Make it whole or not at all: its tables come of many migrations, and a database that a kill left between two of
+    them cannot be opened again."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    for torn in workspace.glob(f".{DATABASE}.*"):
+        torn.unlink()
+    if not (workspace / DATABASE).exists():
+        partial = workspace / f".{DATABASE}.{os.getpid()}"
+        SqlAlchemyStore(f"sqlite:///{partial}", (workspace / "mlartifacts").as_uri()).engine.dispose()
+        partial.rename(workspace / DATABASE)

@@ -1,6 +1,9 @@
 """What MLflow has after it did not answer for a while: everything, once."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,19 @@ def test_an_outage_loses_nothing_and_doubles_nothing(tracker: Tracker, tmp_path:
     tracker.finish("FINISHED", {"speedup": 2.0}, said.append)
     assert said == []
     assert_whole(tracker, tmp_path)
+
+
+def test_a_kill_while_the_database_is_made_leaves_none(tmp_path: Path) -> None:
+    """Its tables come of many migrations; between two of them it could not be opened again."""
+    program = f"from components.flow.tracking import Tracker, Path; Tracker(Path({str(tmp_path)!r}), None, 'toy')"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        while not any(path.stat().st_size for path in tmp_path.glob("*mlflow.db*")):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.kill()
+    tracker = Tracker(tmp_path, None, "toy")
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+    tracker.client._tracking_client.store.engine.dispose()
 
 
 def test_a_server_that_stays_away_is_named(tracker: Tracker, tmp_path: Path) -> None:
