@@ -274,5 +274,6 @@ def _make_database(workspace: Path) -> None:
         torn.unlink()
     if not (workspace / DATABASE).exists():
         partial = workspace / f".{DATABASE}.{os.getpid()}"
-        SqlAlchemyStore(f"sqlite:///{partial}", (workspace / "mlartifacts").as_uri()).engine.dispose()
+        made = SqlAlchemyStore(f"sqlite:///{partial}", (workspace / "mlartifacts").as_uri())  # type: ignore[no-untyped-call]
+        made.engine.dispose()
         partial.rename(workspace / DATABASE)
