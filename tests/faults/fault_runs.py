@@ -128,7 +128,7 @@ class Pipeline:
                 stderr=subprocess.STDOUT,
                 text=True,
                 start_new_session=True,
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+                preexec_fn=hear_interrupts,
             )
         return Driver(process, output)
 
@@ -191,6 +191,11 @@ class Pipeline:
         ):
             kept[name] = [{key: value for key, value in row.items() if key not in timed} for row in found[name]]
         return kept
+
+
+def hear_interrupts() -> None:
+    """What a script starts in its background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def no_process_of(*drivers: Driver) -> None:
