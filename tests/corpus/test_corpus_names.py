@@ -21,7 +21,7 @@ def test_tasks_are_named_after_the_node_and_what_they_do() -> None:
         return list(on_ray_data(own_title, [1, 2]))
 
     assert ray.get(stage.options(name="shards").remote()) == [
-        "ray::Map(shards: own title)",
-        "ray::Map(shards: own title)",
+        "ray::FlatMap(shards: own title)",
+        "ray::FlatMap(shards: own title)",
     ]
-    assert list(on_ray_data(own_title, [1])) == ["ray::Map(own title)"]
+    assert list(on_ray_data(own_title, [1])) == ["ray::FlatMap(own title)"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.artifacts import Corpus
-from components.corpus.blocks import BlockError, on_ray_data
+from components.corpus.blocks import MOST_BLOCKS, BlockError, on_ray_data, task_sizes
 from components.corpus.config import CorpusConfig
 from components.corpus.stage import collect
 from components.corpus.write import write_part
@@ -54,3 +54,35 @@ def test_what_fails_on_a_worker_says_why_in_one_line(tmp_path: Path) -> None:
     assert "in write_part" in str(error.value.__cause__)
     with pytest.raises(BlockError, match="holds no tokenizer"):
         list(on_ray_data(tokenize_block, [{"tokenizer": str(tmp_path)}]))
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_local")
+def test_blocks_after_one_that_failed_in_its_task_are_left(tmp_path: Path) -> None:
+    def touch(block: str) -> str:
+        if block.startswith("bad"):
+            raise ValueError(f"{block} has no end")
+        (tmp_path / block).touch()
+        return block
+
+    names = [f"{number:02d}" for number in range(40)]
+    assert sorted(on_ray_data(touch, names, workers=1)) == names
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    with pytest.raises(BlockError, match="bad one has no end"):
+        list(on_ray_data(touch, ["a", "bad one", "after it", *names], workers=1))
+    assert (tmp_path / "a").exists()
+    assert not (tmp_path / "after it").exists()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 512])
+@pytest.mark.parametrize("blocks", [0, 1, 2, 7, 50, 5000])
+def test_tasks_take_every_block_and_end_together(blocks: int, at_once: int) -> None:
+    sizes = task_sizes(blocks, at_once)
+    assert sum(sizes) == blocks
+    assert sorted(sizes, reverse=True) == sizes
+    assert all(1 <= size <= MOST_BLOCKS for size in sizes)
+    # list scheduling of equal blocks: who is free takes the next task
+    ends = [0] * at_once
+    for size in sizes:
+        ends[ends.index(min(ends))] += size
+    assert max(ends) - min(ends) <= 1 or blocks < at_once
