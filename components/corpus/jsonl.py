@@ -1,5 +1,6 @@
 """Rows of files with one JSON object a line, read in ranges of bytes so that many tasks share a large file."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -13,17 +14,18 @@ RANGE_BYTES = 8_000_000
 """Bytes of one piece. A packed file is one piece: it can only be read from its beginning."""
 MAX_LINE_BYTES = 64_000_000
 """A longer line is passed over, never held."""
+LOOK_AT_LINES = 100
+"""Of a file whose columns are asked for before anything is read: a row may lack what others have."""
 
 
 def jsonl_rows(piece: Piece, config: CorpusConfig, prefix: str) -> Iterator[Raw | Skipped]:
     """The documents of the lines that begin in the piece's range, or in the whole of a packed file.
 
     A line that is no document is left out by itself, and what follows a break in a packed file is left out as a
-    whole. SourceFault when there are objects and none has the columns.
+    whole.
     """
     start, end = piece.span or (0, None)
     begun = f"line {{}} after byte {start}" if start else "line {}"
-    useful, useless = 0, ""
     offset, number = start, 0
     with open_file(config.path, piece.path) as file:
         stream = unpacked(file, piece.path)
@@ -50,15 +52,35 @@ def jsonl_rows(piece: Piece, config: CorpusConfig, prefix: str) -> Iterator[Raw 
                     continue
                 document = _document(row, id, piece.group, config, prefix)
                 if isinstance(document, str):
-                    useless = useless or f"{where} {document}"
                     yield Skipped(id, Refusal("broken row", f"{where} {document}"))
                 else:
-                    useful += 1
                     yield document
         except OSError as error:
             yield Skipped(f"{piece.id}:{offset:012d}-", Refusal("broken file", f"after line {number}: {error}"))
-    if useless and not useful:
-        raise SourceFault(f"{piece.path}: {useless}; no line there is of use. Name the columns with text_column=…")
+
+
+def check_jsonl(path: str, config: CorpusConfig) -> None:
+    """SourceFault when a file begins with rows of which none is of use. One that cannot be read passes: reading it
+    will tell, as a counted skip."""
+    useless = ""
+    with contextlib.suppress(OSError), open_file(config.path, path) as file:
+        stream = unpacked(file, path)
+        for number in range(1, LOOK_AT_LINES + 1):
+            line, size = _line(stream)
+            if not size:
+                break
+            try:
+                document = _document(json.loads(line or ""), "", "", config, "")
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(document, str):
+                return
+            useless = useless or f"line {number} {document}"
+    if useless:
+        raise SourceFault(
+            f"{path} has no row of use at its beginning: {useless}. Name the columns with text_column=…, or the files "
+            "with a glob"
+        )
 
 
 def _line(stream: Any) -> tuple[bytes | None, int]:

@@ -69,14 +69,22 @@ def source_identity(config: CorpusConfig) -> Any:
         return {name: source_identity(part) for name, part in config.parts().items()}
     if config.source in ("python", "prose") and config.path is None:
         return installed_versions()
-    digest, count, total = hashlib.sha256(), 0, 0
+    digest, count, total, packed = hashlib.sha256(), 0, 0, 0
     try:
         for file in list_files(config.path):
             digest.update(os.fsencode(f"{file.name}\0{file.bytes}\0{file.modified}\n"))
             count, total = count + 1, total + max(file.bytes, 0)
+            if compression(file.name) or config.source == "parquet":
+                packed += max(file.bytes, 0)
     except ValueError:
         return {"path": config.path, "files": 0}
-    return {"path": config.path, "files": count, "bytes": total, "sizes_and_times": digest.hexdigest()}
+    return {
+        "path": config.path,
+        "files": count,
+        "bytes": total,
+        "packed_bytes": packed,
+        "sizes_and_times": digest.hexdigest(),
+    }
 
 
 def source_problems(config: CorpusConfig) -> list[str]:

@@ -15,7 +15,7 @@ PROSE_BYTES_PER_SECOND = 1.5e5
 COMPRESSION = 0.3
 """Bytes on disk per byte of text."""
 UNPACKED = 3
-"""Bytes of text per byte of a Parquet file."""
+"""Bytes of text per byte of a packed file: Parquet, gzip, zstd."""
 
 
 def _collect_cost(at: Outlook) -> Cost:
@@ -24,14 +24,12 @@ def _collect_cost(at: Outlook) -> Cost:
     seconds = text_bytes = 0.0
     for name, part in config.parts().items():
         external = (at.external or {}).get(name, {}) if config.mixture else at.external or {}
-        there = (
-            UNPACKED * external["bytes"] if part.source == "parquet" and "bytes" in external else external.get("bytes")
-        )
+        there = external["bytes"] + (UNPACKED - 1) * external["packed_bytes"] if external.get("bytes") else None
         size = min((size for size in (there, part.max_bytes) if size), default=None)
         if size is None:
             return Cost()
         speed = PROSE_BYTES_PER_SECOND if part.source == "prose" and part.path is None else READ_BYTES_PER_SECOND
-        seconds, text_bytes = seconds + (there or size) / speed, text_bytes + size
+        seconds, text_bytes = seconds + size / speed, text_bytes + size
     shares = {"validation": config.validation_share, "test": config.test_share}
     shares["train"] = 1 - sum(shares.values())
     return Cost(

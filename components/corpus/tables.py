@@ -7,7 +7,7 @@ from typing import Any
 from components.corpus.blocks import Mapper
 from components.corpus.config import CorpusConfig
 from components.corpus.filters import Refusal
-from components.corpus.jsonl import RANGE_BYTES
+from components.corpus.jsonl import RANGE_BYTES, check_jsonl
 from components.corpus.listing import Listed, compression, list_files, printable
 from components.corpus.parquet import parquet_pieces
 from components.corpus.pieces import Piece, Skipped, SourceFault
@@ -19,8 +19,10 @@ LOOK_AT = 32
 
 
 def table_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[Piece | Skipped]:
-    """The pieces of a table's files. SourceFault names a file without the columns asked for."""
+    """The pieces of a table's files. SourceFault names a file without the columns asked for: any of Parquet, the first
+    of JSON lines, of which later ones are left out line by line."""
     waiting: list[Listed] = []
+    looked_at = False
     for file in list_files(config.path):
         id = f"{prefix}{printable(file.name)}"
         if file.refusal is not None:
@@ -31,12 +33,14 @@ def table_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[
             yield Skipped(id, Refusal("empty", "0 bytes"))
         elif config.source == "parquet":
             waiting.append(file)
-        elif compression(file.path):
-            yield Piece(id, id, file.path, file.bytes)
         else:
-            for start in range(0, file.bytes, RANGE_BYTES):
-                end = min(start + RANGE_BYTES, file.bytes)
-                yield Piece(id, id, file.path, end - start, (start, end))
+            if not looked_at:
+                check_jsonl(file.path, config)
+                looked_at = True
+            ranges = range(0, file.bytes, RANGE_BYTES)
+            spans = [(start, min(start + RANGE_BYTES, file.bytes)) for start in ranges]
+            for span in [None] if compression(file.path) else spans:
+                yield Piece(id, id, file.path, span[1] - span[0] if span else file.bytes, span)
     work = [
         {"config": asdict(config), "files": [[printable(f.name), f.path] for f in waiting[i : i + LOOK_AT]]}
         for i in range(0, len(waiting), LOOK_AT)
@@ -60,10 +64,11 @@ def table_problem(config: CorpusConfig) -> str | None:
     first = next(fit, None)
     if first is None:
         return f"path {config.path} has no file that ends in {' or '.join(ENDINGS[config.source])}"
-    if config.source == "jsonl":
-        return None  # a line may lack what others have: only reading all of them tells
     try:
-        parquet_pieces(first.path, config)
+        if config.source == "jsonl":
+            check_jsonl(first.path, config)
+        else:
+            parquet_pieces(first.path, config)
     except SourceFault as fault:
         return str(fault)
     except (OSError, ValueError):  # a broken file is a counted skip

@@ -195,7 +195,7 @@ def test_a_column_that_is_not_there_is_an_error_that_names_those_that_are(
 
 def test_a_jsonl_without_the_column_is_an_error_that_names_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"content": text, "stars": 1}) for text in TEXTS))
-    with pytest.raises(ValueError, match=r"a.jsonl: line 1 has no text; it has content, stars"):
+    with pytest.raises(ValueError, match=r"a.jsonl has no row .*: line 1 has no text; it has content, stars"):
         _collect(tmp_path, "jsonl", tmp_path / "a.jsonl")
 
 

@@ -18,6 +18,8 @@ from components.corpus.blocks import in_process
 from components.corpus.collect import Collected, collect_corpus
 from components.corpus.config import CorpusConfig
 from components.corpus.sources import source_identity, source_problems
+from components.corpus.stage import collect
+from components.flow.cost import Outlook
 
 TEXTS = [f"# Row {i} é\n" + f"value_{i} = function(argument_{i})  # 日本語\n" * (8 + i % 7) for i in range(90)]
 
@@ -218,3 +220,42 @@ def test_a_plan_names_a_missing_column_and_a_folder_without_tables(tmp_path: Pat
     assert source_problems(CorpusConfig(source="parquet", path=str(tmp_path), text_column="content")) == []
     (problem,) = source_problems(CorpusConfig(source="jsonl", path=str(tmp_path)))
     assert "has no file that ends in .jsonl or .ndjson" in problem
+
+
+def test_a_plan_looks_at_the_first_lines_of_jsonl(tmp_path: Path) -> None:
+    rows = [{"content": text, "stars": 1} for text in TEXTS]
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    (problem,) = source_problems(CorpusConfig(source="jsonl", path=str(tmp_path)))
+    assert "a.jsonl.gz has no row of use at its beginning: line 1 has no text; it has content, stars" in problem
+    (problem,) = source_problems(CorpusConfig(source="jsonl", path=str(tmp_path), text_column="stars"))
+    assert "line 1 has a int as stars, not a text" in problem
+    assert source_problems(CorpusConfig(source="jsonl", path=str(tmp_path), text_column="content")) == []
+    # rows may lack what others have, and broken lines and files are for the run to count
+    (tmp_path / "a.jsonl.gz").write_bytes(b"not packed at all")
+    assert source_problems(CorpusConfig(source="jsonl", path=str(tmp_path))) == []
+    (tmp_path / "0.jsonl").write_text('{"id": 1}\nbroken\n' + json.dumps({"text": TEXTS[0]}))
+    assert source_problems(CorpusConfig(source="jsonl", path=str(tmp_path))) == []
+
+
+def test_a_stray_jsonl_file_costs_its_lines_alone(tmp_path: Path) -> None:
+    _jsonl(tmp_path / "in/a.jsonl")
+    (tmp_path / "in/metadata.jsonl").write_text('{"licence": "MIT"}\n' * 5)
+    result = _collect(tmp_path / "out", CorpusConfig(source="jsonl", path=str(tmp_path / "in")))
+    assert sum(result.documents.values()) == len(TEXTS)
+    assert result.dropped == {"broken row": 5}
+    assert result.warnings == ["left out as damaged: 5 broken row; dropped.jsonl names each"]
+    assert _dropped(tmp_path / "out")[0][2] == "line 1 has no text; it has licence"
+
+
+def test_a_packed_source_is_priced_at_about_its_text(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": path.read_text()}) for path in sorted(Path(json.__file__).parent.glob("*.py"))]
+    (tmp_path / "plain.jsonl").write_text("\n".join(rows))
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+    priced = []
+    for name in ("plain.jsonl", "packed.jsonl.gz"):
+        config = CorpusConfig(source="jsonl", path=str(tmp_path / name))
+        assert collect.cost is not None
+        cost = collect.cost(Outlook(config, (), None, source_identity(config)))
+        priced.append(sum(cost.expects["text_bytes"].values()))
+    assert 0.5 < priced[1] / priced[0] < 2
+    assert priced[0] == pytest.approx(sum(map(len, rows)), rel=0.1)
