@@ -10,22 +10,20 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from components.artifacts import SPLITS
 from components.corpus.blocks import Progress, throttled
 from components.corpus.config import PairsConfig
+from components.corpus.listing import Listed, list_files, open_file, printable, unpacked
 from components.corpus.pairs import Drawn
+from components.corpus.remote import Unreachable
 from components.corpus.split import hash_fraction
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
 ROWS_AT_A_TIME = 1000
-KIND = re.compile(r"\.(parquet|jsonl)(\.gz|\.bz2|\.zst)?$")
+KIND = re.compile(r"\.(parquet|jsonl(\.gz|\.zst)?)$")
 SPLIT = re.compile(rf"({'|'.join(SPLITS)})(?![A-Za-z0-9])")
 
 
@@ -33,35 +31,22 @@ Row = tuple[str, str, str]
 """Id, prompt, completion."""
 
 
-@dataclass(frozen=True)
-class TableFile:
-    """A file with rows of one split."""
-
-    name: str
-    """Relative to the folder; first part of its rows' ids."""
-    path: str
-    """In its filesystem."""
-    bytes: int
-    modified: int
-    """In nanoseconds since 1970; 0 where the filesystem does not say."""
-
-
 def write_given_pairs(config: PairsConfig, directory: Path, progress: Progress, warn: Callable[[str], None]) -> Drawn:
     """Write the pairs of every split (layout: artifacts.Pairs), a line of `warn` for what is left out or worth a look.
 
     ValueError names what is missing: the path, a split, a column, every row; or the file and line that cannot be read.
     """
-    filesystem, tables = find_tables(config)
+    tables = find_tables(config)
     report = throttled(progress)
     digest = hashlib.sha256()
     counts: dict[str, int] = {}
     training: set[bytes] = set()
     for part, split in enumerate(SPLITS):
         limit = config.max_pairs if split == "train" else config.max_pairs_held_out
-        chosen = None if limit is None else _first_by_hash(config, filesystem, tables[split], limit)
+        chosen = None if limit is None else _first_by_hash(config, tables[split], limit)
         left_out: Counter[str] = Counter()
         written = known = 0
-        rows = _fitting(config, filesystem, tables[split], left_out)
+        rows = _fitting(config, tables[split], left_out)
         for row in _written(directory / f"{split}.parquet", (r for r in rows if chosen is None or r[0] in chosen)):
             digest.update(json.dumps([split, *row]).encode() + b"\n")
             content = hashlib.blake2b(json.dumps(row[1:]).encode(), digest_size=16).digest()
@@ -97,33 +82,26 @@ def _written(path: Path, rows: Iterator[Row]) -> Iterator[Row]:
             yield from batch
 
 
-def find_tables(config: PairsConfig) -> "tuple[FileSystem, dict[str, list[TableFile]]]":
-    """The filesystem and every split's files, in the order of their rows' ids. ValueError says what is missing."""
-    from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
-
+def find_tables(config: PairsConfig) -> dict[str, list[Listed]]:
+    """Every split's files, in the order of their rows' ids. ValueError says what is missing."""
     if config.path is None:
         raise ValueError("path is not set; the source 'table' needs a folder or URI, for example pairs.path=/data/xsum")
-    try:
-        if "://" in config.path:
-            filesystem, base = FileSystem.from_uri(config.path)
-        else:
-            filesystem, base = LocalFileSystem(), str(Path(config.path).expanduser().absolute())
-        infos = filesystem.get_file_info(FileSelector(base, recursive=True))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"path {config.path} cannot be listed: {_line(error)}; give a folder or its URI") from None
-    files = {str(PurePosixPath(info.path).relative_to(base)): info for info in infos if info.type == FileType.File}
-    tables: dict[str, list[TableFile]] = {split: [] for split in SPLITS}
-    for name, info in files.items():
-        split = _split_of(name)
-        if split and KIND.search(name):
-            tables[split].append(TableFile(name, info.path, info.size, info.mtime_ns or 0))
+    files = list(list_files(config.path))
+    tables: dict[str, list[Listed]] = {split: [] for split in SPLITS}
+    for file in files:
+        split = _split_of(file.name)
+        if split and KIND.search(file.name):
+            if file.refusal is not None:
+                raise ValueError(f"path {config.path}: {file.name} cannot be read: {file.refusal.detail}")
+            tables[split].append(file)
     lacking = [split for split in SPLITS if not tables[split]]
     if lacking:
         raise ValueError(
-            f"path {config.path} has no files of {' and '.join(lacking)}: it holds {_listed(sorted(files))}; name "
-            "parquet or jsonl files, or folders of them, by their split: train, validation, test"
+            f"path {config.path} has no files of {' and '.join(lacking)}: it holds "
+            f"{_listed(sorted(f.name for f in files))}; name parquet or jsonl files, or folders of them, by their "
+            "split: train, validation, test"
         )
-    return filesystem, {split: sorted(found, key=lambda f: f"{f.name}:") for split, found in tables.items()}
+    return {split: sorted(found, key=lambda file: f"{file.name}:") for split, found in tables.items()}
 
 
 def _split_of(name: str) -> str | None:
@@ -135,7 +113,7 @@ def _split_of(name: str) -> str | None:
 def table_identity(config: PairsConfig) -> Any:
     """What identifies the files, as JSON values; never an error: a plan must work without."""
     try:
-        _, tables = find_tables(config)
+        tables = find_tables(config)
     except ValueError:
         return {"path": config.path, "files": 0}
     files = [file for found in tables.values() for file in found]
@@ -151,20 +129,17 @@ def table_identity(config: PairsConfig) -> Any:
 def table_problems(config: PairsConfig) -> list[str]:
     """What a run would trip over: a path, a split or a column that is not there."""
     try:
-        filesystem, tables = find_tables(config)
-        for found in tables.values():
-            next(_rows(config, filesystem, found[0]), None)
-    except ValueError as error:
+        for found in find_tables(config).values():
+            next(_rows(config, found[0]), None)
+    except (ValueError, Unreachable) as error:
         return [f"pairs.{error}"]
     return []
 
 
-def _fitting(
-    config: PairsConfig, filesystem: "FileSystem", files: Sequence[TableFile], left_out: Counter[str]
-) -> Iterator[Row]:
+def _fitting(config: PairsConfig, files: Sequence[Listed], left_out: Counter[str]) -> Iterator[Row]:
     """The rows that are pairs within the limits; what is left out is counted."""
     for file in files:
-        for id, prompt, completion in _rows(config, filesystem, file):
+        for id, prompt, completion in _rows(config, file):
             if not prompt or not completion:
                 left_out["without a prompt or completion"] += 1
             elif not config.fits(prompt, completion):
@@ -173,35 +148,29 @@ def _fitting(
                 yield id, prompt, completion
 
 
-def _first_by_hash(
-    config: PairsConfig, filesystem: "FileSystem", files: Sequence[TableFile], limit: int
-) -> frozenset[str]:
-    ids = (id for id, _, _ in _fitting(config, filesystem, files, Counter()))
+def _first_by_hash(config: PairsConfig, files: Sequence[Listed], limit: int) -> frozenset[str]:
+    ids = (id for id, _, _ in _fitting(config, files, Counter()))
     return frozenset(heapq.nsmallest(limit, ids, key=lambda id: (hash_fraction(config.seed, "pairs", id), id)))
 
 
-def _rows(
-    config: PairsConfig, filesystem: "FileSystem", file: TableFile
-) -> Iterator[tuple[str, str | None, str | None]]:
+def _rows(config: PairsConfig, file: Listed) -> Iterator[tuple[str, str | None, str | None]]:
     """Id, prompt and completion of every row of a file. ValueError names the file and what is wrong with it."""
     from pyarrow import ArrowException
 
-    read = _parquet_rows if ".parquet" in file.name else _jsonl_rows
+    read = _parquet_rows if file.name.endswith(".parquet") else _jsonl_rows
     try:
-        for number, prompt, completion in read(config, filesystem, file):
-            yield f"{file.name}:{number:09d}", prompt, completion
+        for number, prompt, completion in read(config, file):
+            yield f"{printable(file.name)}:{number:09d}", prompt, completion
     except (ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"path {config.path}: {file.name} cannot be read: {_line(error)}") from error
 
 
-def _parquet_rows(
-    config: PairsConfig, filesystem: "FileSystem", file: TableFile
-) -> Iterator[tuple[int, str | None, str | None]]:
+def _parquet_rows(config: PairsConfig, file: Listed) -> Iterator[tuple[int, str | None, str | None]]:
     import pyarrow.parquet as pq
     from pyarrow import types
 
     wanted = [config.prompt_column, config.completion_column]
-    with filesystem.open_input_file(file.path) as source, pq.ParquetFile(source) as table:
+    with open_file(config.path, file.path) as source, pq.ParquetFile(source) as table:
         schema = table.schema_arrow
         _check_columns(config, file, schema.names)
         for name in wanted:
@@ -215,11 +184,10 @@ def _parquet_rows(
                 yield number, prompt, completion
 
 
-def _jsonl_rows(
-    config: PairsConfig, filesystem: "FileSystem", file: TableFile
-) -> Iterator[tuple[int, str | None, str | None]]:
-    with filesystem.open_input_stream(file.path, compression="detect") as stream:
-        for number, line in enumerate(io.TextIOWrapper(io.BufferedReader(stream), "utf-8", newline="\n"), 1):
+def _jsonl_rows(config: PairsConfig, file: Listed) -> Iterator[tuple[int, str | None, str | None]]:
+    source = unpacked(open_file(config.path, file.path), file.path)
+    with io.TextIOWrapper(source, "utf-8", newline="\n") as lines:
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             where = f"{file.name} line {number}"
@@ -237,7 +205,7 @@ def _jsonl_rows(
             yield number, values[0], values[1]
 
 
-def _check_columns(config: PairsConfig, file: TableFile, names: Sequence[str], line: int | None = None) -> None:
+def _check_columns(config: PairsConfig, file: Listed, names: Sequence[str], line: int | None = None) -> None:
     for field in ("prompt_column", "completion_column"):
         if getattr(config, field) not in names:
             where = file.name if line is None else f"{file.name} line {line}"
@@ -247,7 +215,7 @@ def _check_columns(config: PairsConfig, file: TableFile, names: Sequence[str], l
             )
 
 
-def _no_text(config: PairsConfig, file: TableFile, column: str, kind: str, line: int | None = None) -> str:
+def _no_text(config: PairsConfig, file: Listed, column: str, kind: str, line: int | None = None) -> str:
     where = file.name if line is None else f"{file.name} line {line}"
     return f"path {config.path}: the column {column!r} of {where} is {kind}; it must be text"
 

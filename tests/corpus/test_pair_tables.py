@@ -170,7 +170,7 @@ def lacking_later(folder: Path) -> None:
         ]),
         (lambda folder: [path.unlink() for path in folder.iterdir()], ["no files of train and validation and test",
                                                                        "it holds nothing"]),
-        (lambda folder: [path.unlink() for path in folder.iterdir()] + [folder.rmdir()], ["cannot be listed"]),
+        (lambda folder: [path.unlink() for path in folder.iterdir()] + [folder.rmdir()], ["does not exist"]),
         (lambda folder: (folder / "test.jsonl").write_text(""), ["the test split yields no pairs",
                                                                   "test.jsonl has no rows"]),
         (lambda folder: jsonl(folder / "test.jsonl", [("", "")] * 3), ["no rows but 3 without a prompt or completion"]),
