@@ -58,11 +58,12 @@ def on_ray_data(function: Callable[[Any], Any], work: Sequence[Any], /, *, worke
         return _answers(function, row["blocks"])
 
     run.__name__ = name = _name_in_dashboard(function)
-    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cores = max(1, int(there.get("CPU", 1)))
     blocks = iter([json.dumps(block) for block in work])
     tasks = [{"blocks": list(islice(blocks, size))} for size in task_sizes(len(work), min(cores, workers or cores))]
-    rows = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    rows = rows.flat_map(run, num_cpus=1, concurrency=min(workers, len(tasks)) if workers else None)
+    orders = ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    rows = orders.flat_map(run, num_cpus=1, concurrency=min(workers, len(tasks)) if workers else None)
     rows.set_name(name)
     for row in rows.iter_rows():
         yield _read_answer(row)
