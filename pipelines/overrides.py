@@ -60,6 +60,8 @@ def _fault(
         return f"{name} is given twice, as {given[name]} and as {value}: give it once"
     if fault := derived(name):
         return fault
+    if "@" in name:
+        return f"{name}: a group is put elsewhere by a recipe's file alone; here give fields, as in sizes.3b.model.dim=…"
     if choices is None and not exists(name):
         return unknown_key(name)
     if "," in value and not {"-m", "--multirun"} & {*arguments} and len(_swept(value)) > 1:

@@ -100,6 +100,8 @@ def test_several_values_without_a_sweep_say_how_to_have_one() -> None:
     assert said == "seed has several values, 1,2: add -m for a sweep over them, or write [1,2] for a list"
     assert faults("plan") == ["plan: give it a value, such as plan=…"]
     assert compose(["future_tokens=[1,2]", "finetunes=[]"])[0].future_tokens == (1, 2)
+    (said,) = faults("conf=scaling", "model@sizes.3b.model=1b")  # Hydra's own words would be of its grammar
+    assert "here give fields, as in sizes.3b.model.dim=" in said
 
 
 def test_a_typo_in_a_mixture_s_part_is_no_new_part() -> None:
