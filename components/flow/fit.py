@@ -77,30 +77,33 @@ def misfits(plan: Plan, capacity: Capacity) -> list[str]:
 
 
 def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
+    """What the nodes of one stage lack together, told of the one that needs most."""
     worst = max(rows, key=lambda row: row.cost.memory_bytes if row.cost else 0)
-    cost = worst.cost
-    assert cost is not None
-    titles = ", ".join(row.node.title for row in rows) + (" need" if len(rows) > 1 else " needs")
-    place = "this machine" if capacity.here else "the cluster"
-    devices = capacity.all_gpus
-    room = capacity.room(cost)
-    if cost.on_gpu and cost.workers > devices:
-        kind = capacity.gpu.name
-        short = f"{titles} {cost.workers} GPU{'s' * (cost.workers > 1)}; {place} has {devices or 'none'}"
-        least = _fewest(plan, worst, capacity)
-        fewest = f"; {least[1]} {kind} would hold it with {least[0]}" if least else ""
-        join = "give cluster.address=HOST:PORT of a cluster that has them" if capacity.here else "add nodes"
-        fitting = _first(plan, worst, capacity)
-        return f"{short}: {join}" + (f", or {fitting[0]} would fit" if fitting else fewest)
+    assert worst.cost is not None
+    who = ", ".join(row.node.title for row in rows) + (" need" if len(rows) > 1 else " needs")
+    too_few = worst.cost.on_gpu and worst.cost.workers > capacity.all_gpus
+    return f"{who} {(_lacks_devices if too_few else _lacks_memory)(plan, worst, worst.cost, capacity)}"
+
+
+def _lacks_devices(plan: Plan, row: NodePlan, cost: Cost, capacity: Capacity) -> str:
+    there = f"{'this machine' if capacity.here else 'the cluster'} has {capacity.all_gpus or 'none'}"
+    mend = "give cluster.address=HOST:PORT of a cluster that has them" if capacity.here else "add nodes"
+    if fitting := _first(plan, row, capacity):
+        mend += f", or {fitting[0]} would fit"
+    elif least := _fewest(plan, row, capacity):
+        mend += f"; {least[1]} {capacity.gpu.name} would hold it with {least[0]}"
+    return f"{cost.workers} GPU{'s' * (cost.workers > 1)}; {there}: {mend}"
+
+
+def _lacks_memory(plan: Plan, row: NodePlan, cost: Cost, capacity: Capacity) -> str:
     parts = ", ".join(f"{name} {size(part)}" for name, part in cost.memory.items())
+    place = "this machine" if capacity.here else "the cluster"
     holder = f"each {capacity.gpu.name} has" if cost.on_gpu else f"{place} has for each"
-    fitting = _first(plan, worst, capacity)
-    mend = (
-        f"the smallest change that fits is {fitting[0]} ({size(fitting[1].memory_bytes)})"
-        if fitting
-        else "no change of how it is run makes it fit: take a smaller model or larger devices"
-    )
-    return f"{titles} {size(cost.memory_bytes)} of memory for each worker ({parts}); {holder} {size(room or 0)}: {mend}"
+    mend = "no change of how it is run makes it fit: take a smaller model or larger devices"
+    if fitting := _first(plan, row, capacity):
+        mend = f"the smallest change that fits is {fitting[0]} ({size(fitting[1].memory_bytes)})"
+    have = f"{holder} {size(capacity.room(cost) or 0)}"
+    return f"{size(cost.memory_bytes)} of memory for each worker ({parts}); {have}: {mend}"
 
 
 def _variants(plan: Plan, row: NodePlan) -> Iterable[tuple[str, Cost]]:
