@@ -226,7 +226,8 @@ def _facts(console: Console, facts: Mapping[str, str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    given = parser().parse_args(arguments)
+    written = sys.argv[1:] if arguments is None else arguments
+    given = parser().parse_args([f"--{a}" if a.startswith("workspace=") else a for a in written])  # as a run takes it
     console = Console(highlight=False)
     workspace = given.workspace.expanduser().absolute()
     try:

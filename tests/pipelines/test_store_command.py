@@ -81,6 +81,8 @@ def test_why_tells_what_made_it_and_what_would_make_it_stale(
     assert "contents shards" in text
     assert "Now reused: made 2001-09-09" in text
     assert "Now reused" in said(capsys, workspace, "why", "latest/report")
+    assert main(["why", "latest/report", f"workspace={workspace}"]) == 0  # as a run takes it
+    assert "Now reused" in capsys.readouterr().out
 
 
 def test_why_says_that_changed_code_would_run_again(capsys: pytest.CaptureFixture[str], workspace: Path) -> None:
