@@ -61,7 +61,9 @@ def _fault(
     if fault := derived(name):
         return fault
     if "@" in name:
-        return f"{name}: a group is put elsewhere by a recipe's file alone; here give fields, as in sizes.3b.model.dim=…"
+        return (
+            f"{name}: a group is put elsewhere by a recipe's file alone; here give fields, as in sizes.3b.model.dim=…"
+        )
     if choices is None and not exists(name):
         return unknown_key(name)
     if "," in value and not {"-m", "--multirun"} & {*arguments} and len(_swept(value)) > 1:

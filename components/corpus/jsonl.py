@@ -78,7 +78,7 @@ def check_jsonl(path: str, config: CorpusConfig) -> None:
             useless = useless or f"line {number} {document}"
     if useless:
         raise SourceFault(
-            f"{path} has no row of use at its beginning: {useless}. Name the columns with text_column=…, or the files "
+            f"path {path} has no row of use at its beginning: {useless}. Give another text_column, or name the files "
             "with a glob"
         )
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from components.corpus.filters import Refusal
-from components.corpus.remote import fault_of, list_remote, local_path, open_remote, split_uri
+from components.corpus.remote import fault_of, glob_pattern, list_remote, local_path, open_remote, split_uri
 
 NEVER_ENTERED = frozenset({"__pycache__", ".git", ".hg", ".svn"})
 """Folders that hold no documents, only what a tool keeps."""
+UNREADABLE_FOLDER = Refusal("unreadable", "folder")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 """Files with these endings are read unpacked, one from its beginning to its end."""
 
@@ -84,25 +85,33 @@ def printable(name: str) -> str:
 
 
 def _matches(pattern: Path) -> Iterator[Listed]:
+    """The files that a glob names, and the folders on the way that cannot be opened. A walk and not the library's
+    glob, which follows a loop of links as deep as names may be long."""
     fixed = list(pattern.parts)
     while any(glob.has_magic(part) for part in fixed):
         fixed.pop()
-    base = Path(*fixed)
-    matches = glob.iglob(str(pattern), recursive=True)  # noqa: PTH207  (Path.glob differs between versions)
-    for match in sorted(matches, key=os.fsencode):
-        if not os.path.isdir(match):  # noqa: PTH112
-            yield _listed(os.path.relpath(match, base), match)
+    below = pattern.parts[len(fixed) :]
+    if not os.path.isdir(Path(*fixed)):  # noqa: PTH112
+        return
+    wanted = glob_pattern("/".join(below))
+    depth = None if any("**" in part for part in below) else len(below)
+    for file in walk(str(Path(*fixed)), depth=depth):
+        if wanted.fullmatch(file.name) or file.refusal == UNREADABLE_FOLDER:
+            yield file
 
 
 def walk(
-    root: str, left_out: frozenset[str] = frozenset(), forbidden: frozenset[tuple[int, int]] = frozenset()
+    root: str,
+    left_out: frozenset[str] = frozenset(),
+    forbidden: frozenset[tuple[int, int]] = frozenset(),
+    depth: int | None = None,
 ) -> Iterator[Listed]:
-    """Every file below a folder, each folder once however often links lead to it. A folder that cannot be opened
-    is listed in place of what is in it."""
+    """Every file below a folder, at most `depth` names down, each folder once however often links lead to it. A folder
+    that cannot be opened is listed in place of what is in it."""
     visited = set(forbidden)
-    pending = [""]
+    pending = [("", 0)]
     while pending:
-        relative = pending.pop()
+        relative, level = pending.pop()
         folder = f"{root}/{relative}" if relative else root
         try:
             status = Path(folder).stat()
@@ -112,7 +121,7 @@ def walk(
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
         except OSError:
-            yield Listed(relative or ".", folder, -1, -1, Refusal("unreadable", "folder"))
+            yield Listed(relative or ".", folder, -1, -1, UNREADABLE_FOLDER)
             continue
         folders = []
         for entry in entries:
@@ -121,7 +130,8 @@ def walk(
                 yield _listed(name, entry.path)
             elif entry.name not in NEVER_ENTERED and not (not relative and entry.name in left_out):
                 folders.append(name)
-        pending.extend(reversed(folders))
+        if depth is None or level + 1 < depth:
+            pending.extend((name, level + 1) for name in reversed(folders))
 
 
 def _listed(name: str, path: str) -> Listed:

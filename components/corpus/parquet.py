@@ -39,13 +39,13 @@ def _check_columns(path: str, schema: Any, config: CorpusConfig) -> None:
     for field in ("text_column", "id_column", "group_column"):
         name = getattr(config, field)
         if name is not None and name not in schema.names:
-            raise SourceFault(f"{path} has no column {name!r}; it has {there}. Give {field}=…")
+            raise SourceFault(f"path {path} has no column {name!r}; it has {there}. Give another {field}")
     kind = schema.field(config.text_column).type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     text = (pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view())
     if kind not in text:
-        raise SourceFault(f"{path} has no text in column {config.text_column!r} but {kind}; it has {there}")
+        raise SourceFault(f"path {path} has no text in column {config.text_column!r} but {kind}; it has {there}")
 
 
 def parquet_rows(piece: Piece, config: CorpusConfig, prefix: str) -> Iterator[Raw | Skipped]:

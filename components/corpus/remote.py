@@ -111,7 +111,7 @@ def list_remote(uri: str) -> list[Remote]:
     if fault := fault_of(uri):
         raise ValueError(fault)
     base, pattern = split_uri(uri)
-    wanted = _glob_pattern(pattern) if pattern else None
+    wanted = glob_pattern(pattern) if pattern else None
     try:
         filesystem, root = _filesystem(base)
         info = filesystem.get_file_info(root)
@@ -128,21 +128,26 @@ def list_remote(uri: str) -> list[Remote]:
     return sorted(file for file in found if wanted is None or wanted.fullmatch(file.name))
 
 
-def _glob_pattern(glob: str) -> re.Pattern[str]:
-    """A glob as a pattern of whole paths: `*` stays within a folder, `**` spans any number of them."""
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    """A glob as a pattern of whole relative paths: `*` and `?` stay within a folder, `**` spans any number of them,
+    and as in a shell none of them finds a name that begins with a dot."""
     out = ""
-    for token in re.split(r"(\*\*/|\*\*|\*|\[!?[^\]]+\])", glob):
+    for token in re.split(r"(\*\*/|\*\*|\*|\?|\[!?[^\]]+\])", glob):
+        visible = r"(?!\.)" if not out or out.endswith(("/", "/)*")) else ""
         if token == "**/":
-            out += "(?:[^/]+/)*"
+            out += r"(?:(?!\.)[^/]+/)*"
         elif token == "**":
-            out += ".*"
+            out += rf"{visible}[^/]*(?:/(?!\.)[^/]+)*"
         elif token == "*":
-            out += "[^/]*"
+            out += f"{visible}[^/]*"
+        elif token == "?":
+            out += f"{visible}[^/]"
         elif token.startswith("["):
-            out += token.replace("\\", r"\\").replace("[!", "[^", 1)
+            inner = token[1:-1].replace("\\", r"\\").replace("[", r"\[")
+            out += f"{visible}(?!/)[{'^' + inner[1:] if inner[0] == '!' else inner}]"
         else:
             out += re.escape(token)
-    return re.compile(out)
+    return re.compile(out, re.DOTALL)
 
 
 def open_remote(uri: str, path: str) -> io.BufferedReader:

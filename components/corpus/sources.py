@@ -15,7 +15,7 @@ from components.corpus.licences import licence_check
 from components.corpus.listing import Listed, compression, list_files, path_problem, printable
 from components.corpus.pieces import Piece, Skipped
 from components.corpus.prose import is_documentation
-from components.corpus.tables import table_pieces, table_problem
+from components.corpus.tables import ENDINGS, is_table, table_pieces, table_problem
 
 
 def list_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[Piece | Skipped]:
@@ -23,7 +23,7 @@ def list_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[P
 
     ValueError for a path that is not given, not there or does not answer, or a column that is not there.
     """
-    if config.source in ("parquet", "jsonl"):
+    if config.source in ENDINGS:
         yield from table_pieces(config, prefix, mapper)
     elif config.path is not None or config.source == "files":
         for file in list_files(config.path):
@@ -72,6 +72,8 @@ def source_identity(config: CorpusConfig) -> Any:
     digest, count, total, packed = hashlib.sha256(), 0, 0, 0
     try:
         for file in list_files(config.path):
+            if config.source in ENDINGS and not is_table(file, config.source):
+                continue  # left out unread
             digest.update(os.fsencode(f"{file.name}\0{file.bytes}\0{file.modified}\n"))
             count, total = count + 1, total + max(file.bytes, 0)
             if compression(file.name) or config.source == "parquet":
@@ -95,7 +97,7 @@ def source_problems(config: CorpusConfig) -> list[str]:
     for name, part in config.parts().items():
         if part.path is not None or part.source not in ("python", "prose"):
             problem = path_problem(part.path)
-            if problem is None and part.source in ("parquet", "jsonl"):
+            if problem is None and part.source in ENDINGS:
                 problem = table_problem(part)
             problems += [f"corpus.{f'mixture.{name}.' if config.mixture else ''}{problem}"] if problem else []
     return problems

@@ -27,7 +27,7 @@ def table_pieces(config: CorpusConfig, prefix: str, mapper: Mapper) -> Iterator[
         id = f"{prefix}{printable(file.name)}"
         if file.refusal is not None:
             yield Skipped(id, file.refusal)
-        elif not _unpacked_name(file, config).endswith(ENDINGS[config.source]):
+        elif not is_table(file, config.source):
             yield Skipped(id, Refusal("other format", f"does not end in {' or '.join(ENDINGS[config.source])}"))
         elif file.bytes == 0:
             yield Skipped(id, Refusal("empty", "0 bytes"))
@@ -60,8 +60,7 @@ def table_problem(config: CorpusConfig) -> str | None:
     assert config.path is not None
     if is_uri(config.path):
         return None
-    fit = (f for f in list_files(config.path) if _unpacked_name(f, config).endswith(ENDINGS[config.source]) and f.bytes)
-    first = next(fit, None)
+    first = next((file for file in list_files(config.path) if is_table(file, config.source) and file.bytes), None)
     if first is None:
         return f"path {config.path} has no file that ends in {' or '.join(ENDINGS[config.source])}"
     try:
@@ -76,9 +75,12 @@ def table_problem(config: CorpusConfig) -> str | None:
     return None
 
 
-def _unpacked_name(file: Listed, config: CorpusConfig) -> str:
+def is_table(file: Listed, source: str) -> bool:
+    """Whether a file's name is that of a table of the source's kind."""
     name = file.name.lower()
-    return name.rpartition(".")[0] if config.source == "jsonl" and compression(name) else name
+    if source == "jsonl" and compression(name):
+        name = name.rpartition(".")[0]
+    return name.endswith(ENDINGS[source])
 
 
 def look_at_parquet(block: dict[str, Any]) -> dict[str, Any]:

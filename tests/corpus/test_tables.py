@@ -213,6 +213,16 @@ def test_the_identity_of_a_table_is_that_of_its_files(tmp_path: Path) -> None:
     assert source_problems(config) == []
 
 
+def test_a_stray_file_is_no_part_of_a_tables_identity_nor_of_its_price(tmp_path: Path) -> None:
+    _jsonl(tmp_path / "a.jsonl")
+    config = CorpusConfig(source="jsonl", path=str(tmp_path))
+    before = source_identity(config)
+    (tmp_path / "NOTES.txt").write_text("hello")
+    assert source_identity(config) == before
+    _jsonl(tmp_path / "b.ndjson")
+    assert source_identity(config) != before
+
+
 def test_a_plan_names_a_missing_column_and_a_folder_without_tables(tmp_path: Path) -> None:
     pq.write_table(pa.table({"content": ["x"]}), tmp_path / "a.parquet")
     (problem,) = source_problems(CorpusConfig(source="parquet", path=str(tmp_path)))
