@@ -1,4 +1,4 @@
-"""What may run now: ready nodes that fit beside what runs, counted by the cores and GPUs that they need."""
+"""What may run now: ready nodes that fit beside what runs, counted by the cores, GPUs and main memory they need."""
 
 from collections.abc import Container, Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from components.flow.plan import NodePlan
 
 
 def admissible(
-    waiting: Iterable[NodePlan], running: Iterable[Node[Any]], ready: Container[str], cluster: Cluster
+    waiting: Iterable[NodePlan], running: Iterable[NodePlan], ready: Container[str], cluster: Cluster
 ) -> list[NodePlan]:
     """Waiting nodes to start beside `running`, in the order of the graph. `ready` names the nodes with a result.
 
@@ -21,14 +21,22 @@ def admissible(
         node = plan.node
         if any(i.name not in ready for i in node.flat_inputs()):
             continue
-        free_cpus = cluster.cpus - sum(cpus_of(other, cluster) for other in beside)
-        free_gpus = cluster.gpus - sum(other.resources.gpus for other in beside)
-        alone = node.resources.alone or any(other.resources.alone for other in beside)
-        fits = cpus_of(node, cluster) <= free_cpus and node.resources.gpus <= free_gpus
+        together = [*beside, plan]
+        fits = (
+            sum(cpus_of(other.node, cluster) for other in together) <= cluster.cpus
+            and sum(other.node.resources.gpus for other in together) <= cluster.gpus
+            and sum(map(_memory_of, together)) <= (cluster.memory_bytes or float("inf"))
+        )
+        alone = any(other.node.resources.alone for other in together)
         if not beside or (fits and not alone):
             chosen.append(plan)
-            beside.append(node)
+            beside.append(plan)
     return chosen
+
+
+def _memory_of(plan: NodePlan) -> int:
+    """Main memory that a node's workers hold at their peak, as far as its stage says."""
+    return 0 if plan.cost is None or plan.cost.on_gpu else plan.cost.workers * plan.cost.memory_bytes
 
 
 def cpus_of(node: Node[Any], cluster: Cluster) -> float:

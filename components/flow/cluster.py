@@ -67,6 +67,11 @@ class Cluster:
     gpu_kinds: tuple[str, ...] = ()
     """What Ray calls the GPUs there."""
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """Main memory of all nodes, reckoned with the least; None: not known."""
+        return self.nodes * self.node_memory_bytes if self.node_memory_bytes else None
+
 
 def environment(loopback: bool) -> dict[str, str]:
     """Ray settings that must stand in the environment before Ray is imported; `loopback`: all of it on 127.0.0.1."""

@@ -228,7 +228,7 @@ class _Invocation:
         while self.waiting or self.running:
             self._drop_hopeless()
             assert self.cluster is not None
-            active = [r.plan.node for r in self.running.values()]
+            active = [r.plan for r in self.running.values()]
             for plan in admissible(list(self.waiting.values()), active, self.manifests, self.cluster):
                 self._submit(plan)
             if not self.running:
