@@ -175,8 +175,8 @@ def plan_job(job: Job, made: Collection[str] = ()) -> tuple[Plan, Capacity]:
     make_plan."""
     options = job.options
     graph = select(full(job.recipe, telling(job.overrides)), options.only, options.until)
-    plan = make_plan(graph, Store(job.workspace), options.reuse, options.only, made)
-    return plan, capacity_of(job.recipe, options.plan)
+    capacity = capacity_of(job.recipe, options.plan)
+    return make_plan(graph, Store(job.workspace), options.reuse, options.only, made, capacity), capacity
 
 
 def run_job(job: Job, plan: Plan, capacity: Capacity, console: Console, tags: Mapping[str, str]) -> Outcome:

@@ -142,7 +142,7 @@ def show_why(console: Console, workspace: Path, store: Store, name: str) -> None
 
 def _fate_now(workspace: Path, store: Store, made: Manifest, name: str) -> str:
     """What a run of the recipe, as it was last run, would do with the result."""
-    from pipelines.full import full, telling
+    from pipelines.full import capacity_of, full, telling
 
     folder = (workspace / (name.rpartition("/")[0] or "latest")).resolve().name
     record = runs(workspace).get(folder, {})
@@ -150,11 +150,12 @@ def _fate_now(workspace: Path, store: Store, made: Manifest, name: str) -> str:
     if not recipe:
         return f"{folder} recorded no recipe"
     try:
-        graph = full(recorded_recipe(recipe), telling(record["command"][1:]))
+        known = recorded_recipe(recipe)
+        graph, capacity = full(known, telling(record["command"][1:])), capacity_of(known, plan=False)
     except (Faults, ValueError) as error:
         return f"the recipe of {folder} cannot be read any more: {error}"
     reuse = record.get("reuse", "source")
-    for row in make_plan(graph, store, "source" if reuse == "none" else reuse).nodes:
+    for row in make_plan(graph, store, "source" if reuse == "none" else reuse, capacity=capacity).nodes:
         if row.node.name == made.name:
             if row.manifest is not None and row.manifest.key != made.key:
                 return f"another result takes its place: {row.manifest.key[:SHORT_KEY]}, {row.reason}"

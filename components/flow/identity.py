@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.flow.cost import Capacity
 from components.flow.node import Node, Several
 
 KEY_LENGTH = 20
@@ -97,15 +98,26 @@ class Identity:
         return _key([dataclasses.asdict(self), inputs])
 
 
-def identity_of(node: Node[Any]) -> Identity:
-    """Evaluates `external` (which may look at files): call once per node and invocation."""
+def measured_on(node: Node[Any], capacity: Capacity | None) -> dict[str, Any]:
+    """The machine that a node's times will be those of: this one, or a node of the cluster as it is declared, since a
+    plan is made before that answers."""
+    if capacity is None or capacity.here:
+        return machine()
+    device = capacity.device(node.resources.gpus > 0)
+    cores = {} if node.resources.gpus else {"cores": capacity.cpus}
+    return {"device": device.name, **cores, "torch": importlib.metadata.version("torch")}
+
+
+def identity_of(node: Node[Any], capacity: Capacity | None = None) -> Identity:
+    """Evaluates `external` (which may look at files): call once per node and invocation. `capacity`: what it is to run
+    on; None: this machine."""
     stage = node.stage
     return Identity(
         stage.name,
         stage.version,
         canonical(node.config),
         canonical(stage.external(node.config), "external") if stage.external else None,
-        machine() if stage.measures_time else None,
+        measured_on(node, capacity) if stage.measures_time else None,
     )
 
 

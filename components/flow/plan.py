@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from components.flow.cost import Cost, Outlook
+from components.flow.cost import Capacity, Cost, Outlook
 from components.flow.identity import Identity, arranged, differences, identity_of
 from components.flow.node import Graph, Node
 from components.flow.source import Source, changed_files, source_of
@@ -50,7 +50,12 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, store: Store, reuse: Reuse = "source", only: Iterable[str] = (), made: Collection[str] = ()
+    graph: Graph,
+    store: Store,
+    reuse: Reuse = "source",
+    only: Iterable[str] = (),
+    made: Collection[str] = (),
+    capacity: Capacity | None = None,
 ) -> Plan:
     """Plan a graph against a store.
 
@@ -58,12 +63,13 @@ def make_plan(
     have to; with `reuse` none it is these that are made anew. A node is reused when its content key is committed,
     or, when an input is not at hand, when its recipe key led to a committed result before; with `reuse` source
     the code that made it must be today's, too. `made`: recipe keys that an earlier job of the same invocation
-    answered, so that with `reuse` none a sweep makes anew, but once, what its jobs share.
+    answered, so that with `reuse` none a sweep makes anew, but once, what its jobs share. `capacity`: where it is to
+    run, which what measures time depends on; None: this machine.
     """
     chosen = set(only)
     decisions: dict[str, _Decision] = {}
     for node in graph.nodes:
-        decisions[node.name] = _decide(node, decisions, store, reuse, chosen, made)
+        decisions[node.name] = _decide(node, identity_of(node, capacity), decisions, store, reuse, chosen, made)
     needed = _needed(graph, {name for name, d in decisions.items() if d.manifest is not None})
     known: dict[str, Any] = {}
     plans = []
@@ -154,13 +160,13 @@ class _Decision:
 
 def _decide(
     node: Node[Any],
+    identity: Identity,
     decided: Mapping[str, _Decision],
     store: Store,
     reuse: Reuse,
     chosen: set[str],
     made: Collection[str],
 ) -> _Decision:
-    identity = identity_of(node)
     inputs = {i.name: decided[i.name] for i in node.flat_inputs()}
     recipe_key = identity.key(arranged(node, {name: d.recipe_key for name, d in inputs.items()}))
     digests = {name: str(d.manifest.artifact["digest"]) for name, d in inputs.items() if d.manifest is not None}

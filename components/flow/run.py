@@ -380,6 +380,9 @@ class _Invocation:
         self.table.set(node.name, "done")
         for message in warnings:
             self.table.say(f"{node.title}: {message}")
+        meant = running.plan.identity.machine
+        if meant and "processor" in meant and meant != machine:
+            self.table.say(f"{node.title}: measured on {_facts(machine)}, and not on {_facts(meant)} as planned")
         self.log.info("%s committed as %s after %.1f s", node.name, running.key, manifest.seconds)
 
     def _failed(self, running: _Running, error: Exception) -> None:
@@ -427,3 +430,7 @@ class _Invocation:
             manifest = self.manifests.get(plan.node.name)
             headline |= (manifest.artifact.get("headline") if manifest else None) or {}
         self.tracker.finish(status, headline, self.table.say)
+
+
+def _facts(machine: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in machine.items())

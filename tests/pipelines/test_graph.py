@@ -3,10 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-from components.flow.identity import identity_of
+from components.flow.identity import identity_of, machine
 from components.flow.node import Several
 from pipelines.compose import compose
-from pipelines.full import full
+from pipelines.full import full, plan_job
+from pipelines.launch import Job
 from pipelines.recipe import Recipe
 
 
@@ -90,3 +91,17 @@ def test_a_seed_changes_training_and_not_the_data() -> None:
     nodes = [{n.name: identity_of(n) for n in full(compose([f"seed={s}"])[0]).nodes} for s in (1, 2)]
     changed = {name for name in nodes[0] if nodes[0][name] != nodes[1][name]}
     assert changed == {"pretrain-n1", "pretrain-n4", "finetune-n1to1", "finetune-n4to1"}
+
+
+def test_a_time_measured_on_one_kind_of_gpu_is_not_reused_on_another(tmp_path: Path) -> None:
+    """The driver of a cluster may have no GPU: its own machine says nothing of what the nodes measure."""
+    machines = {}
+    for overrides in (["gpu=h100"], ["gpu=a100"], ["cluster=laptop"]):
+        recipe, options = compose(["conf=code_300m", f"workspace={tmp_path}", "plan=true", *overrides])
+        plan, _ = plan_job(Job(recipe, options, ()))
+        rows = {row.node.name: row for row in plan.nodes}
+        machines[overrides[0]] = rows["decode-n4"].identity.machine
+        assert rows["pretrain-n4"].identity.machine is None
+    assert [machines[f"gpu={kind}"]["device"] for kind in ("h100", "a100")] == ["H100", "A100"]
+    assert "processor" not in machines["gpu=h100"]
+    assert machines["cluster=laptop"] == machine()
