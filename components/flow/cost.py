@@ -22,7 +22,8 @@ class Device:
     memory_bytes_per_second: float
     """Read bandwidth of its memory; of one core for a CPU."""
     utilisation: float
-    """Share of these rates that work is expected to reach, from 0 to 1."""
+    """Share of these rates that work is expected to reach, from 0 to 1; what is recomputed counts as work, and so
+    does attention to the whole context."""
     memory_bytes: int | None = None
     """Memory that one worker can have on it; null for a CPU: what the node has."""
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ STYLES = {
 }
 
 
-WIDE = 150
+WIDE = 120
 """Columns of a terminal that has room for every figure; a narrower one is shown the most telling."""
 
 
@@ -62,7 +62,8 @@ def plan_table(plan: Plan, capacity: Capacity, width: int = WIDE) -> RenderableT
             *_added([row.cost for row in running if row.cost], capacity, width).values(),
             Text("; ".join(words), style="" if running else "dim"),
         )
-    for name, cells, words_on_it in _sums(plan, capacity, width, by_group=len(lines) == len(plan.nodes)):
+    for name, costs, words_on_it in _sums(plan, capacity, by_group=len(lines) == len(plan.nodes)):
+        cells = _added(costs, capacity, width).values()
         table.add_row(Text(name, style="bold"), "", *cells, Text(words_on_it, style="dim"))
     return Group(table, *_memory(plan, capacity, width), *_devices(capacity))
 
@@ -91,19 +92,23 @@ def _figures(cost: Cost, capacity: Capacity, width: int, time: str | None = None
 
 
 def _added(costs: Sequence[Cost], capacity: Capacity, width: int) -> dict[str, str]:
-    """The figures of several costs together; tokens do not add up, and are those of a single one."""
+    """The figures of several costs together, the time that of GPUs where there are any; tokens do not add up, and are
+    those of a single one."""
     if len(costs) == 1:
         return _figures(costs[0], capacity, width)
-    times = {
-        unit: sum(c.device_seconds(capacity.device(on_gpu)) or 0 for c in costs if c.on_gpu == on_gpu)
-        for on_gpu, unit in ((True, capacity.gpu.name), (False, "core"))
-    }
-    time = " + ".join(device_time(seconds, unit) for unit, seconds in times.items() if seconds)
+    on_gpu, on_cores = _times(costs, capacity)
+    time = device_time(on_gpu, capacity.gpu.name) if on_gpu else device_time(on_cores, "core") if on_cores else ""
     return _figures(replace(total(costs), tokens=None), capacity, width, time)
 
 
-def _sums(plan: Plan, capacity: Capacity, width: int, by_group: bool) -> Iterator[tuple[str, Iterable[str], str]]:
-    """Name, figures and a word of what adds up: each model's stages, unless they share a line, then all that run."""
+def _times(costs: Sequence[Cost], capacity: Capacity) -> tuple[float, float]:
+    """Seconds of GPUs, and of cores."""
+    gpu = sum(c.device_seconds(capacity.gpu) or 0 for c in costs if c.on_gpu)
+    return gpu, sum(c.device_seconds(capacity.cpu) or 0 for c in costs if not c.on_gpu)
+
+
+def _sums(plan: Plan, capacity: Capacity, by_group: bool) -> Iterator[tuple[str, Sequence[Cost], str]]:
+    """Name, costs and words of what adds up: each model's stages, unless they share a line, then all that run."""
     priced = [row for row in plan.to_run() if row.cost is not None]
     groups = dict.fromkeys(row.node.group for row in priced if row.node.group and by_group)
     sums = [(str(group), [row for row in priced if row.node.group == group]) for group in groups]
@@ -111,11 +116,13 @@ def _sums(plan: Plan, capacity: Capacity, width: int, by_group: bool) -> Iterato
         sums.append(("in all", priced))
     for name, rows in sums:
         costs = [row.cost for row in rows if row.cost is not None]
-        words = f"{len(rows)} stages"
+        words = [f"{len(rows)} stages"]
         if name == "in all":
+            on_gpu, on_cores = _times(costs, capacity)
+            words += [device_time(on_cores, "core")] if on_gpu and on_cores else []
             disk = sum(cost.disk_bytes or 0 for cost in costs) + scratch_bytes(plan)
-            words += f"; {size(disk)} on disk at most while it runs"
-        yield name, _added(costs, capacity, width).values(), words
+            words.append(f"{size(disk)} on disk at most")
+        yield name, costs, "; ".join(words)
 
 
 def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
@@ -137,21 +144,27 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
         return [Text(), *(Text.assemble((title, "bold"), f": {_in_words(cost, capacity)}") for title, cost in rows)]
     parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("memory of a worker", no_wrap=True)
-    for part in (*parts, "in all", "there is"):
+    table.add_column("memory", no_wrap=True)
+    for part in (*parts, "of each"):
         table.add_column(part, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for title, cost in rows:
-        room, fits = capacity.room(cost), capacity.fits(cost)
-        on = _where(cost, capacity)
+        fits = capacity.fits(cost)
+        room = f"of {size(capacity.room(cost) or 0)}"
         table.add_row(
             title,
             *(size(cost.memory[part]) if part in cost.memory else "" for part in parts),
             Text(size(cost.memory_bytes), style="bold" if fits else "bold red"),
-            size(room) if room else "?",
-            Text(on if fits else f"{on}: does not fit", style="dim" if fits else "red"),
+            Text(f"{room} on {_where(cost, capacity)}", style="dim")
+            if fits
+            else Text(f"{room}: {_misfit(cost, capacity)}", style="red"),
         )
     return [Text(), table]
+
+
+def _misfit(cost: Cost, capacity: Capacity) -> str:
+    too_few = cost.on_gpu and cost.workers > capacity.all_gpus
+    return f"{cost.workers} x {capacity.gpu.name} lacking" if too_few else "does not fit"
 
 
 def _where(cost: Cost, capacity: Capacity) -> str:
@@ -168,7 +181,7 @@ def _in_words(cost: Cost, capacity: Capacity) -> str:
     words = [f"{scaled(cost.tokens)} tokens" if cost.tokens else "", _where(cost, capacity)]
     words.append(f"memory of each {size(cost.memory_bytes)} of {size(room) if room else '?'}: {parts}")
     words.append(f"{size(cost.disk_bytes)} on disk" if cost.disk_bytes else "")
-    words.append("" if capacity.fits(cost) else "does not fit")
+    words.append("" if capacity.fits(cost) else _misfit(cost, capacity))
     return "; ".join(word for word in words if word)
 
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) -> Cost:
     """FLOPs and memory by counting (`ModelConfig.flops_per_token`, `memory.training_memory`)."""
     execution = at.execution or TrainingExecution()
-    flops_per_token = model.flops_per_token(training.context_length)
-    if execution.activation_checkpointing:
-        flops_per_token += model.layer_flops_per_token(training.context_length)
+    again = model.layer_flops_per_token(training.context_length) if execution.activation_checkpointing else 0
+    flops_per_token = model.flops_per_token(training.context_length) + again
+    note = f"{scaled(model.n_parameters())} parameters"
     weights = 4 * model.n_parameters()
     return Cost(
         tokens=training.tokens,
@@ -45,7 +45,7 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
         memory=training_memory(model, training, execution),
         workers=execution.workers,
         on_gpu=execution.gpus_per_worker > 0,
-        note=f"{scaled(model.n_parameters())} parameters",
+        note=f"{note}, {100 * again / flops_per_token:.0f} % recomputed" if again else note,
         expects={"model": dataclasses.asdict(model), "parameters": model.n_parameters()},
     )
 
@@ -54,7 +54,9 @@ def _pretrain_cost(at: Outlook) -> Cost:
     cost = _training_cost(at, at.config.model, at.config.training)
     there = at.inputs[0].get("tokens", {}).get("train")
     if there and at.config.training.tokens > there:
-        return dataclasses.replace(cost, note=f"{cost.note}, {at.config.training.tokens / there:.3g} times the data")
+        return dataclasses.replace(
+            cost, note=f"{cost.note}, {scaled(at.config.training.tokens / there)} times the data"
+        )
     return cost
 
 
