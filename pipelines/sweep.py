@@ -17,13 +17,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.flow.cost import Capacity
-from components.flow.fit import blockers
+from components.flow.fit import blockers, disk_shortage
 from components.flow.folder import run_directory
 from components.flow.plan import Plan
 from components.flow.quantity import duration
 from components.flow.run import Ended, Outcome, Refused
 from components.flow.stage_run import write_json
-from components.flow.table import plan_table
+from components.flow.table import in_words, plan_table
 from components.report.sweep import JobResult, Sweep, groups, results
 from components.report.sweep_page import STATUS, sweep_page
 from components.report.sweep_sections import figure_of, in_order, interval_words
@@ -50,6 +50,9 @@ def run_sweep(jobs: Sequence[Job], plan_job: PlanJob, run_job: RunJob) -> int:
     if faults:
         return refuse(faults)
     workspace = jobs[0].workspace
+    together = _together(_once(names, plans))
+    if not jobs[0].options.plan and (short := disk_shortage(together, workspace)):
+        return refuse(short)
     console.print(f"[bold]A sweep of {len(jobs)} jobs[/] in {workspace}", soft_wrap=True)
     if jobs[0].options.plan:
         _show_plans(console, jobs, names, plans)
@@ -90,23 +93,40 @@ def _planned(
     return plans, faults + located(wrong, names)
 
 
+def _once(names: Sequence[str], plans: Sequence[tuple[Plan, Capacity]]) -> list[Plan]:
+    """The plans as the jobs will find things: what an earlier job makes, a later one reuses."""
+    maker: dict[str, str] = {}
+    found = []
+    for name, (plan, _) in zip(names, plans, strict=True):
+        running = {node.recipe_key for node in plan.to_run()}
+        rows = tuple(
+            dataclasses.replace(row, status="reused", reason=f"made once, by {maker[row.recipe_key]}", cost=None)
+            if row.recipe_key in running & maker.keys()
+            else row
+            for row in plan.nodes
+        )
+        maker = dict.fromkeys(running, name) | maker
+        found.append(dataclasses.replace(plan, nodes=rows))
+    return found
+
+
+def _together(plans: Sequence[Plan]) -> Plan:
+    """Every node of a sweep, what is made once counted once."""
+    return Plan(tuple(row for plan in plans for row in plan.nodes))
+
+
 def _show_plans(
     console: Console, jobs: Sequence[Job], names: Sequence[str], plans: Sequence[tuple[Plan, Capacity]]
 ) -> None:
-    """Every job's plan; what an earlier job of the sweep makes is named below the table."""
-    maker: dict[str, str] = {}
-    for job, name, (plan, capacity) in zip(jobs, names, plans, strict=True):
+    """Every job's plan, what an earlier one makes not counted again; then what the sweep comes to."""
+    once = _once(names, plans)
+    for job, name, plan, (whole, capacity) in zip(jobs, names, once, plans, strict=True):
         console.print(
             f"\n[bold]{escape(name)}[/], {job.recipe.name}: n = {', '.join(map(str, job.recipe.future_tokens))}"
         )
         console.print(plan_table(plan, capacity, console.width))
-        shared: dict[str, list[str]] = {}
-        for node in plan.to_run():
-            if (by := maker.setdefault(node.recipe_key, name)) != name:
-                shared.setdefault(by, []).append(node.node.title)
-        for by, titles in shared.items():
-            console.print(f"[dim]made once, by {escape(by)}:[/] {', '.join(titles)}")
-        say_problems(console, blockers(plan, capacity))
+        say_problems(console, blockers(whole, capacity))
+    console.print(f"\n[bold]The sweep[/]  {in_words(_together(once), plans[0][1])}", soft_wrap=True)
 
 
 def _run_all(

@@ -4,16 +4,22 @@ What does not answer is told in bounded time; what stops answering later ends th
 network's sake would change the corpus.
 """
 
+import contextlib
 import functools
 import io
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from threading import Timer
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 ANSWER_SECONDS = 8
 """How long a filesystem may take to say whether a path is there. (S3 gives up on an unknown host after 6.)"""
+
+SILENT_SECONDS = 3
+"""After which a person is told what takes so long. (S3 lists about a thousand files a request.)"""
 
 _PROBE = """
 import sys
@@ -104,6 +110,18 @@ def _filesystem(base: str) -> tuple[Any, str]:
     return filesystem, path.rstrip("/")
 
 
+@contextlib.contextmanager
+def _said_after(seconds: float, words: str) -> Iterator[None]:
+    """Print a line to standard error when what is inside takes longer."""
+    timer = Timer(seconds, lambda: print(words, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def list_remote(uri: str) -> list[Remote]:
     """The files under a URI in name order. ValueError when nothing can be read there."""
     from pyarrow.fs import FileSelector, FileType
@@ -117,7 +135,10 @@ def list_remote(uri: str) -> list[Remote]:
         info = filesystem.get_file_info(root)
         if info.type == FileType.File:
             return [Remote(info.base_name, info.path, info.size, info.mtime_ns or 0)]
-        listed = filesystem.get_file_info(FileSelector(root, recursive=True))
+        with _said_after(
+            SILENT_SECONDS, f"listing {base}: what a run is made from is told by every file's size and time"
+        ):
+            listed = filesystem.get_file_info(FileSelector(root, recursive=True))
     except OSError as error:
         raise ValueError(f"path {base} cannot be listed: {error}") from error
     found = [

@@ -82,7 +82,10 @@ def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
     assert worst.cost is not None
     who = ", ".join(row.node.title for row in rows) + (" need" if len(rows) > 1 else " needs")
     too_few = worst.cost.on_gpu and worst.cost.workers > capacity.all_gpus
-    return f"{who} {(_lacks_devices if too_few else _lacks_memory)(plan, worst, worst.cost, capacity)}"
+    if too_few:
+        return f"{who} {_lacks_devices(plan, worst, worst.cost, capacity)}"
+    most = "up to " if len({row.cost.memory_bytes for row in rows if row.cost}) > 1 else ""
+    return f"{who} {most}{_lacks_memory(plan, worst, worst.cost, capacity)}"
 
 
 def _lacks_devices(plan: Plan, row: NodePlan, cost: Cost, capacity: Capacity) -> str:
@@ -102,12 +105,15 @@ def _lacks_memory(plan: Plan, row: NodePlan, cost: Cost, capacity: Capacity) -> 
     mend = "no change of how it is run makes it fit: take a smaller model or larger devices"
     if fitting := _first(plan, row, capacity):
         mend = f"the smallest change that fits is {fitting[0]} ({size(fitting[1].memory_bytes)})"
+    elif planned := _first(plan, row, capacity, refused=True):
+        words, there = planned
+        mend = f"{words} would fit ({size(there.memory_bytes)}), but a run refuses it; else take a smaller model"
     have = f"{holder} {size(capacity.room(cost) or 0)}"
     return f"{size(cost.memory_bytes)} of memory for each worker ({parts}); {have}: {mend}"
 
 
-def _variants(plan: Plan, row: NodePlan) -> Iterable[tuple[str, Cost]]:
-    """Other ways to run a node, with what each would cost."""
+def _variants(plan: Plan, row: NodePlan, refused: bool = False) -> Iterable[tuple[str, Cost]]:
+    """Other ways to run a node, with what each would cost; `refused`: those too that the stage has a problem with."""
     stage, node = row.node.stage, row.node
     if stage.changes is None or stage.cost is None or node.execution is None:
         return
@@ -115,13 +121,13 @@ def _variants(plan: Plan, row: NodePlan) -> Iterable[tuple[str, Cost]]:
     inputs: tuple[Any, ...] = tuple(arranged(node, known))
     known_problems = set(stage.problems(node.config, node.execution)) if stage.problems else set()
     for words, execution in stage.changes(node.execution):
-        if stage.problems and set(stage.problems(node.config, execution)) - known_problems:
+        if not refused and stage.problems and set(stage.problems(node.config, execution)) - known_problems:
             continue
         yield words, stage.cost(Outlook(node.config, inputs, execution, row.identity.external, node.resources.gpus))
 
 
-def _first(plan: Plan, row: NodePlan, capacity: Capacity) -> tuple[str, Cost] | None:
-    return next(((words, cost) for words, cost in _variants(plan, row) if capacity.fits(cost)), None)
+def _first(plan: Plan, row: NodePlan, capacity: Capacity, refused: bool = False) -> tuple[str, Cost] | None:
+    return next(((words, cost) for words, cost in _variants(plan, row, refused) if capacity.fits(cost)), None)
 
 
 def _fewest(plan: Plan, row: NodePlan, capacity: Capacity) -> tuple[str, int] | None:

@@ -125,6 +125,16 @@ def _sums(plan: Plan, capacity: Capacity, by_group: bool) -> Iterator[tuple[str,
         yield name, costs, "; ".join(words)
 
 
+def in_words(plan: Plan, capacity: Capacity) -> str:
+    """What all that runs comes to."""
+    sums = list(_sums(plan, capacity, by_group=False))
+    if not sums:
+        return "nothing to run that has a price"
+    _, costs, words = sums[-1]
+    figures = _added(costs, capacity, 0)
+    return "; ".join([f"{figures['FLOPs']} FLOPs", figures["time"], words])
+
+
 def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     """Peak memory of one worker, by what it is for where there is room, of the stages that must run."""
     rows = [(row.node.title, row.cost) for row in plan.to_run() if row.cost is not None and row.cost.memory]
@@ -141,7 +151,7 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
                 models.setdefault(row.node.group, []).append((row.node.title, row.cost))
         rows = [max(stages, key=hardness) for stages in models.values()]
     if width < WIDE:
-        return [Text(), *(Text.assemble((title, "bold"), f": {_in_words(cost, capacity)}") for title, cost in rows)]
+        return [Text(), *(Text.assemble((title, "bold"), f": {_told(cost, capacity)}") for title, cost in rows)]
     parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("memory", no_wrap=True)
@@ -174,7 +184,7 @@ def _where(cost: Cost, capacity: Capacity) -> str:
     return on
 
 
-def _in_words(cost: Cost, capacity: Capacity) -> str:
+def _told(cost: Cost, capacity: Capacity) -> str:
     """What a narrow table leaves out."""
     parts = " + ".join(f"{name} {size(part)}" for name, part in cost.memory.items())
     room = capacity.room(cost)

@@ -92,3 +92,15 @@ def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPat
         source_identity(config)
         assert time.monotonic() - started < 60  # pyarrow itself tries for 100 seconds, and cannot be stopped
     assert "no answer within 2 seconds" in problem
+
+
+def test_a_listing_that_takes_long_is_spoken_of(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with s3_bucket(folder) as (query, _):
+        config = CorpusConfig(source="jsonl", path=f"s3://bucket/t{query}")
+        source_identity(config)
+        assert capfd.readouterr().err == ""
+        monkeypatch.setattr(remote_module, "SILENT_SECONDS", 0)
+        source_identity(config)
+    assert capfd.readouterr().err.startswith("listing s3://bucket/t")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -124,7 +125,12 @@ def test_plans_of_a_sweep_say_what_is_made_once_and_leave_nothing_behind(tmp_pat
     planned = cli(*arguments, cwd=tmp_path)
     assert planned.returncode == 0, planned.stderr
     assert planned.stdout.count("corpus ") == 2
-    assert "made once, by seed=1: corpus, tokenizer, shards, pairs\n" in planned.stdout
+    second = planned.stdout.partition("seed=2, demo")[2]
+    shared = [line.split()[0] for line in second.splitlines() if "made once, by seed=1" in line]
+    assert shared == ["corpus", "tokenizer", "shards", "pairs"]
+    # the price of what is shared is counted once
+    stages = [int(found) for found in re.findall(r"(\d+) stages; ", planned.stdout)]
+    assert stages == [12, 9, 21]
     assert list(tmp_path.iterdir()) == []
 
 
