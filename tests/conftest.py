@@ -18,10 +18,12 @@ os.environ.pop("RAY_ADDRESS", None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `faults` take an hour: they run only where -m names them."""
+    """Tests marked `faults` take an hour: but for those marked `faults(always=True)`, they run only where -m names
+    them."""
     if "faults" in config.option.markexpr:
         return
-    left_out = [item for item in items if item.get_closest_marker("faults")]
+    marks = {item: item.get_closest_marker("faults") for item in items}
+    left_out = [item for item, mark in marks.items() if mark and not mark.kwargs.get("always")]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 

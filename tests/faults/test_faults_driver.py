@@ -15,11 +15,16 @@ from fault_runs import Driver, Pipeline, no_process_of, same_results
 pytestmark = pytest.mark.faults
 SEED = int(os.environ.get("FAULTS_SEED", time.time_ns() % 10_000))
 KILLS = 10
+AMID = 4
+"""The kill that every run of the tests tries."""
 
 Watch = Callable[[Driver], Driver]
 
 
-@pytest.mark.parametrize("number", range(KILLS), ids=lambda number: f"FAULTS_SEED={SEED}-{number}")
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(n, marks=pytest.mark.faults(always=n == AMID), id=f"FAULTS_SEED={SEED}-{n}") for n in range(KILLS)],
+)
 def test_random_kill(timed: tuple[Pipeline, list[float]], pipeline: Pipeline, watch: Watch, number: int) -> None:
     """One kill in each tenth of the time that a run takes, reckoned from the turn of the run before it: a machine is
     not equally fast at all times."""
