@@ -70,8 +70,10 @@ def recorded_recipe(values: Mapping[str, Any]) -> Recipe:
 
 
 def _names(line: str, path: str) -> bool:
-    """Whether a sentence speaks of the key at this dotted path."""
-    return re.search(rf"(?<![\w.]){re.escape(path)}(?![\w]|\.\w)", line) is not None
+    """Whether a sentence speaks of the key at this dotted path, or of its name beside a neighbour."""
+    parent, _, leaf = path.rpartition(".")
+    name = leaf if line.startswith(f"{parent}.") else path
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?![\w]|\.\w)", line) is not None
 
 
 def _without(values: Mapping[str, Any], paths: Collection[str], where: str = "") -> dict[str, Any]:

@@ -174,6 +174,8 @@ def plan_job(job: Job, made: Collection[str] = ()) -> tuple[Plan, Capacity]:
     """What a job would run, why, and what it is reckoned on. ValueError for stages that do not exist. `made`: see
     make_plan."""
     options = job.options
+    if job.workspace.is_file():
+        raise ValueError(f"workspace={job.workspace} is a file; give a folder, there or not")
     graph = select(full(job.recipe, telling(job.overrides)), options.only, options.until)
     capacity = capacity_of(job.recipe, options.plan)
     return make_plan(graph, Store(job.workspace), options.reuse, options.only, made, capacity), capacity

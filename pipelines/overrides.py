@@ -7,10 +7,12 @@ from pathlib import Path
 from components.corpus.remote import is_uri
 from pipelines.keys import (
     DEFAULT_RECIPE,
+    defaults,
     derived,
     exists,
     groups,
     mixture_parts,
+    paths,
     recipes,
     unknown_choice,
     unknown_key,
@@ -51,6 +53,8 @@ def _fault(
 ) -> str | None:
     """What is wrong with an argument. `given`: the values of those before it, to which it is added."""
     key, equals, value = argument.partition("=")
+    if key.startswith("~") and (exists(key[1:]) or key[1:] in groups()):
+        return f"{key}: a recipe has every field; nothing can be taken out of it, only given another value"
     if not equals and exists(key):
         return f"{key}: give it a value, such as {key}=…"
     if not equals or key.startswith(("-", "hydra", "~")):
@@ -66,6 +70,8 @@ def _fault(
         )
     if choices is None and not exists(name):
         return unknown_key(name)
+    if fault := _unreadable(argument):
+        return fault
     if "," in value and not {"-m", "--multirun"} & {*arguments} and len(_swept(value)) > 1:
         return f"{name} has several values, {value}: add -m for a sweep over them, or write [{value}] for a list"
     if name == "conf" and (missing := [v for v in value.split(",") if v not in recipes()]):
@@ -78,6 +84,17 @@ def _fault(
         return fault
     if name.startswith("sizes.") and name == key:  # with a plus it may be a new one
         return _fault_of_size(name.split(".")[1], _recipes_of(arguments), sizes_of)
+    return None
+
+
+def _unreadable(argument: str) -> str | None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(for_hydra(argument))
+    except HydraException:
+        return f"{argument}: not readable; quote what has brackets, commas or spaces, as in 'corpus.path=\"a b\"'"
     return None
 
 
@@ -110,6 +127,8 @@ def for_hydra(argument: str) -> str:
     begins with a digit, and a size's keys exist in the dataclasses rather than in the composed values. So do those of
     a mixture's parts."""
     key, equals, value = argument.partition("=")
+    if equals and re.match(r"\+[^+]", key) and key[1:] in paths(defaults()):
+        return argument[1:]  # Hydra would not add what is there
     if equals and key.lstrip("+").startswith("corpus.mixture"):
         return f"++{argument.lstrip('+')}"
     match = re.fullmatch(r"\+{0,2}sizes\.([\w.]+)", key)

@@ -47,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     diff = commands.add_parser("diff", parents=[after], help="what two results differ in")
     diff.add_argument("a", metavar="A")
     diff.add_argument("b", metavar="B")
-    gc = commands.add_parser("gc", parents=[after], help="what no recipe's latest run links to")
+    gc = commands.add_parser(
+        "gc", parents=[after], help="what neither a recipe's latest whole run nor one since links to"
+    )
     gc.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
     return main
 

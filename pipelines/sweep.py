@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.flow.cost import Capacity
+from components.flow.disk import no_place
 from components.flow.fit import blockers, disk_shortage
 from components.flow.folder import run_directory
 from components.flow.plan import Plan
@@ -51,8 +52,10 @@ def run_sweep(jobs: Sequence[Job], plan_job: PlanJob, run_job: RunJob) -> int:
         return refuse(faults)
     workspace = jobs[0].workspace
     together = _together(_once(names, plans))
-    if not jobs[0].options.plan and (short := disk_shortage(together, workspace)):
-        return refuse(short)
+    if not jobs[0].options.plan:
+        fault = no_place(workspace)
+        if short := [fault] if fault else disk_shortage(together, workspace):
+            return refuse(short)
     console.print(f"[bold]A sweep of {len(jobs)} jobs[/] in {workspace}", soft_wrap=True)
     if jobs[0].options.plan:
         _show_plans(console, jobs, names, plans)

@@ -145,8 +145,10 @@ class CorpusConfig(SourceConfig):
                 faults.append(f"{field} is {getattr(self, field)}; it must be above 0 and at most 0.4")
         if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
             faults.append(f"near_duplicates is {self.near_duplicates}; it must be above 0 and at most 1, or null")
-        if self.max_bytes is not None and self.max_bytes < 1:
-            faults.append(f"max_bytes is {self.max_bytes}; it must be at least 1, or null to keep all")
+        if self.max_bytes is not None and self.max_bytes < max(1, self.min_bytes):
+            faults.append(
+                f"max_bytes is {self.max_bytes}; it must be at least min_bytes ({self.min_bytes}), or null to keep all"
+            )
         if faults:
             raise ValueError("\n".join(faults))
 
@@ -158,7 +160,9 @@ class CorpusConfig(SourceConfig):
         parts = {}
         for name, part in self.mixture.items():
             own = {f.name: getattr(part, f.name) for f in fields(SourceConfig)}
-            max_bytes = None if self.max_bytes is None else max(1, round(self.max_bytes * part.weight / total))
+            max_bytes = (
+                None if self.max_bytes is None else max(self.min_bytes, round(self.max_bytes * part.weight / total))
+            )
             parts[name] = replace(self, mixture={}, max_bytes=max_bytes, **own)
         return parts
 

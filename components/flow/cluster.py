@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.flow.address import on_loopback, reach
+from components.flow.address import HEAD_PORT, on_loopback, reach
 from components.flow.execute import output_to
 from components.flow.identity import usable_cores
 from components.flow.stage_run import write_json
@@ -175,6 +175,8 @@ def _join(head: str, options: Mapping[str, Any]) -> Any:
             reason = reason.strip() or str(error).strip()
             if "token" in reason.lower():
                 reason = f"{reason.split('. ')[0]}. {TOKEN_ADVICE}"
+            else:
+                reason += f". Is this the port of a Ray head ({HEAD_PORT} unless it was started with another --port)?"
             raise ConnectionError(f"Ray at cluster.address={head} does not let this run in: {reason}") from None
 
 

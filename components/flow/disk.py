@@ -1,6 +1,7 @@
 """A disk that takes no more: said so that a person knows which one and what to do."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -26,3 +27,21 @@ def full_disk(error: BaseException, directory: Path) -> str | None:
     there = next(folder for folder in (where, *where.parents) if folder.exists())
     free = size(shutil.disk_usage(there).free)
     return f"{found} ({free} free at {where}): mend that, then give the same command again; it goes on from here"
+
+
+def no_place(workspace: Path) -> str | None:
+    """Why a workspace, which need not exist yet, cannot be written; None when nothing speaks against it."""
+    there = nearest(workspace)
+    why = None
+    if not there.is_dir():
+        why = f"{there} is a file"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        why = f"{there} may not be written"
+    elif shutil.disk_usage(there).total == 0:
+        why = f"{there} keeps no files"
+    return f"workspace={workspace} cannot be written: {why}; give another" if why else None
+
+
+def nearest(workspace: Path) -> Path:
+    """A workspace, or of the folders above it the first that exists."""
+    return next(folder for folder in (workspace, *workspace.parents) if folder.exists())

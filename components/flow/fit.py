@@ -9,6 +9,7 @@ from typing import Any
 from components.flow.admission import shortages
 from components.flow.cluster import Cluster
 from components.flow.cost import Capacity, Cost, Outlook
+from components.flow.disk import nearest
 from components.flow.identity import arranged
 from components.flow.plan import NodePlan, Plan
 from components.flow.quantity import size
@@ -45,8 +46,7 @@ def disk_shortage(plan: Plan, workspace: Path) -> list[str]:
     if not costs:
         return []
     needed = sum(c.disk_bytes or 0 for c in costs) + scratch_bytes(plan)
-    there = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
+    free = shutil.disk_usage(nearest(workspace)).free
     if needed <= free:
         return []
     return [

@@ -1,5 +1,6 @@
 """What of a workspace nothing leads to any more. Looking is one thing, deleting another: `unreferenced` only looks."""
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -95,6 +96,8 @@ def delete(workspace: Path, garbage: list[Garbage]) -> None:
     for item in garbage:
         (item.path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(item.path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # there is more in it
+            item.path.parent.rmdir()
     store = Store(workspace)
     for entry in (store.root / "index").glob("*"):
         if store.find_by_recipe(entry.name) is None:

@@ -23,7 +23,7 @@ from components.flow.address import reach
 from components.flow.admission import admissible, cpus_of, shortages
 from components.flow.cluster import Cluster, ClusterConfig
 from components.flow.cost import Capacity
-from components.flow.disk import full_disk
+from components.flow.disk import full_disk, no_place
 from components.flow.execute import execute
 from components.flow.fit import blockers, disk_shortage, found, misfits
 from components.flow.folder import RUN_FILE, link, log_to, run_directory
@@ -84,6 +84,8 @@ class Outcome:
 def run_plan(plan: Plan, store: Store, settings: RunSettings, console: Console) -> Outcome:
     """Run what must run. Refused names every problem first, Ended what broke the run off; KeyboardInterrupt leaves
     nothing running."""
+    if fault := no_place(settings.workspace):
+        raise Refused(fault)
     problems = disk_shortage(plan, settings.workspace)
     if settings.capacity:
         problems += blockers(plan, settings.capacity)

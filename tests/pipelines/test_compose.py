@@ -104,6 +104,29 @@ def test_several_values_without_a_sweep_say_how_to_have_one() -> None:
     assert "here give fields, as in sizes.3b.model.dim=" in said
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("~model", "nothing can be taken out of it"),
+        ("model.dim=[1,", "not readable; quote"),
+        ("corpus.max_bytes=10", "must be at least min_bytes (200)"),
+    ],
+)
+def test_what_hydra_would_say_in_words_of_its_own_is_said_in_ours(override: str, words: str) -> None:
+    (said,) = faults(override)
+    assert words in said
+
+
+def test_a_plus_before_a_key_that_is_there_is_no_fault() -> None:
+    assert compose(["+model.dim=128", "model.n_attention_heads=4"])[0].model.dim == 128
+
+
+def test_a_fault_is_not_told_again_with_a_default_in_its_place() -> None:
+    assert faults("model=3b", "model.dim=100") == [
+        "model.dim / n_attention_heads is 5; rotary positions need an even number"
+    ]
+
+
 def test_a_typo_in_a_mixture_s_part_is_no_new_part() -> None:
     (said,) = faults("corpus=code_and_prose", "corpus.mixture.codee.weight=5")
     assert "did you mean code or prose?" in said
