@@ -40,6 +40,8 @@ def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> 
     from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
 
+    if fault := other_checkout(Path(sys.argv[0]), keys.ROOT):
+        return refuse([fault])
     arguments = [readable(argument) for argument in sys.argv[1:]]
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra reads it first or last alone
     try:
@@ -79,6 +81,17 @@ def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> 
     if not jobs:  # Hydra was asked to show something
         return 0
     return sweep(jobs) if multirun else run(jobs[0])
+
+
+def other_checkout(program: Path, imported: Path) -> str | None:
+    """The program may lie in one checkout while Python imports the packages of another, which would run unseen."""
+    own = program.resolve().parents[1] if program.resolve().parent.name == "pipelines" else imported
+    if own == imported or not (own / "components").is_dir():
+        return None
+    return (
+        f"{program} belongs to {own}, but this Python imports {imported}: run {imported / 'pipelines' / program.name}, "
+        f"or install the other with `pip install -e {own}`"
+    )
 
 
 def swept(combinations: Sequence[Sequence[str]]) -> list[dict[str, str]]:

@@ -14,6 +14,9 @@ PROSE_BYTES_PER_SECOND = 1.5e5
 """Of one core: finding sentences in installed code, of which there are twenty bytes for one of prose."""
 COMPRESSION = 0.3
 """Bytes on disk per byte of text."""
+BYTES_PER_DOCUMENT = 4000
+RECORD_BYTES = 350
+"""Of memory for a document, in the process that decides on duplicates and splits."""
 UNPACKED = 3
 """Bytes of text per byte of a packed file: Parquet, gzip, zstd."""
 
@@ -36,6 +39,7 @@ def _collect_cost(at: Outlook) -> Cost:
         core_seconds=seconds,
         disk_bytes=COMPRESSION * text_bytes,
         scratch_bytes=text_bytes,
+        memory={"working": int(text_bytes / BYTES_PER_DOCUMENT * RECORD_BYTES)},
         expects={"text_bytes": {split: share * text_bytes for split, share in shares.items()}},
     )
 

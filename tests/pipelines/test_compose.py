@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from components.flow.identity import canonical
 from pipelines.compose import Faults, compose, recorded_recipe
 from pipelines.fields import rows, table
 from pipelines.keys import for_this_machine, recipes
+from pipelines.launch import other_checkout
 from pipelines.overrides import as_written, for_hydra
 from pipelines.recipe import Options, Recipe
 
@@ -378,3 +380,19 @@ def test_the_commands_for_one_s_own_data_compose() -> None:
                 "tokenizer.model_path /models/tokenizer.model is not there; with vocabulary_size=N a plan goes without "
                 "the file"
             ]
+
+
+def test_a_program_of_another_checkout_than_the_one_installed_is_refused(tmp_path: Path) -> None:
+    """Else an edit in one's working copy would change nothing, without a word."""
+    for folder in ("pipelines", "components"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pipelines" / "full.py").symlink_to(ROOT / "pipelines" / "full.py")
+    shutil.copy(ROOT / "pipelines" / "full.py", tmp_path / "pipelines" / "copied.py")
+    said = subprocess.run(
+        [sys.executable, str(tmp_path / "pipelines" / "copied.py"), "plan=true"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert said.returncode == 2
+    assert f"belongs to {tmp_path}, but this Python imports {ROOT}" in said.stderr
+    assert other_checkout(tmp_path / "pipelines" / "full.py", ROOT) is None  # a link leads home
+    assert other_checkout(ROOT / "pipelines" / "full.py", ROOT) is None
