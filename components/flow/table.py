@@ -152,7 +152,8 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
         rows = [max(stages, key=hardness) for stages in models.values()]
     if width < WIDE:
         return [Text(), *(Text.assemble((title, "bold"), f": {_told(cost, capacity)}") for title, cost in rows)]
-    parts = list(dict.fromkeys(part for _, cost in rows for part in cost.memory))
+    richest = sorted((cost.memory for _, cost in rows), key=len, reverse=True)
+    parts = list(dict.fromkeys(part for memory in richest for part in memory))
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("memory", no_wrap=True)
     for part in (*parts, "of each"):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3_stub
 from s3_stub import s3_bucket
 
 from components.corpus import remote as remote_module
@@ -102,5 +103,7 @@ def test_a_listing_that_takes_long_is_spoken_of(
         source_identity(config)
         assert capfd.readouterr().err == ""
         monkeypatch.setattr(remote_module, "SILENT_SECONDS", 0)
+        answer = s3_stub._Handler._listing
+        monkeypatch.setattr(s3_stub._Handler, "_listing", lambda *given: time.sleep(0.5) or answer(*given))
         source_identity(config)
     assert capfd.readouterr().err.startswith("listing s3://bucket/t")
