@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,11 @@ def _figures(cost: Cost, capacity: Capacity, width: int, time: str | None = None
 
 
 def _added(costs: Sequence[Cost], capacity: Capacity, width: int) -> dict[str, str]:
-    """The figures of several costs together, the time that of GPUs where there are any; tokens do not add up, and are
-    those of a single one."""
-    if len(costs) == 1:
-        return _figures(costs[0], capacity, width)
+    """The figures of several costs together: tokens that pass through a stage, and the time of GPUs where there are
+    any."""
     on_gpu, on_cores = _times(costs, capacity)
     time = device_time(on_gpu, capacity.gpu.name) if on_gpu else device_time(on_cores, "core") if on_cores else ""
-    return _figures(replace(total(costs), tokens=None), capacity, width, time)
+    return _figures(total(costs), capacity, width, time)
 
 
 def _times(costs: Sequence[Cost], capacity: Capacity) -> tuple[float, float]:
