@@ -22,7 +22,7 @@ from components.corpus.config import CorpusConfig
 from components.corpus.dropped import Dropped
 from components.corpus.gather import Place, gather
 from components.corpus.records import integers, runs
-from components.corpus.split import assign_splits
+from components.corpus.split import MIN_GROUPS, MIN_NAMED_GROUPS, assign_splits
 from components.corpus.write import write_part, write_plan
 
 PART_BYTES = 64_000_000
@@ -59,7 +59,9 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
         if not (integers(records, "source") == number).any():
             raise ValueError(_nothing_left(part, dropped))
     records = records.drop_columns(["draw", "loose"])
-    split_of, by_group = assign_splits(records, (config.validation_share, config.test_share), config.seed)
+    least = [MIN_GROUPS if part.group_column is None else MIN_NAMED_GROUPS for part in parts.values()]
+    split_of, by_group = assign_splits(records, (config.validation_share, config.test_share), config.seed, least)
+    mingled = _mingled(records, parts, by_group)
     by_split = {split: records.filter(split_of == index) for index, split in enumerate(SPLITS)}
     sources = _by_source(by_split, config.weights())
     for name, made in sources.items():
@@ -81,10 +83,26 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
         {split: int(integers(records, "bytes").sum()) for split, records in by_split.items()},
         dropped.counts(),
         sources,
-        dropped.warnings(sum(documents.values()), chosen=any(part.path for part in parts.values())),
+        [*dropped.warnings(sum(documents.values()), chosen=any(part.path for part in parts.values())), *mingled],
     )
     _write_summary(config, directory, collected, by_split, dict(zip(parts, by_group, strict=True)))
     return collected
+
+
+def _mingled(records: Any, parts: dict[str, CorpusConfig], by_group: list[bool]) -> list[str]:
+    """A warning for each source whose groups lie in several splits."""
+    said = []
+    for number, (name, whole) in enumerate(zip(parts, by_group, strict=True)):
+        if whole:
+            continue
+        mine = records.filter(integers(records, "source") == number)
+        groups = mine.column("group").unique()
+        if 1 < len(groups) < len(mine):
+            said.append(
+                f"{name}: {len(groups)} groups ({', '.join(map(str, groups.to_pylist()[:3]))}, …) are too few to keep "
+                "each in one split: held-out documents have neighbours in training, and are easier for it"
+            )
+    return said
 
 
 def _by_source(by_split: dict[str, Any], weights: dict[str, float]) -> dict[str, CorpusSource]:

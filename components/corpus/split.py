@@ -13,6 +13,8 @@ from components.corpus.records import integers
 
 MIN_GROUPS = 20
 """With fewer groups than this, whole groups cannot meet the shares: the split goes by document."""
+MIN_NAMED_GROUPS = 3
+"""The same of groups that a person named: they stay whole, however far from their shares the splits come."""
 
 FREE = -1
 """In place of a split's number, for a unit that has none yet."""
@@ -87,15 +89,18 @@ def assign_units(
     return np.maximum(assigned, 0)
 
 
-def assign_splits(records: Any, shares: Sequence[float], seed: int) -> tuple[npt.NDArray[np.int8], list[bool]]:
-    """The split of every record, and of every source whether its groups were kept together.
+def assign_splits(
+    records: Any, shares: Sequence[float], seed: int, least: Sequence[int] = ()
+) -> tuple[npt.NDArray[np.int8], list[bool]]:
+    """The split of every record, and of every source whether its groups were kept together, which takes `least` of
+    them (MIN_GROUPS where it is not given).
 
     Every source has its shares of the held-out splits. A group that several sources have (a package's code and its
     documentation) is in the same split in all: the smallest source decides, and what would have too much say in one
     of the others stays in training.
     """
     sources, sizes = integers(records, "source"), integers(records, "bytes")
-    unit, names, by_group = _units(records, sources)
+    unit, names, by_group = _units(records, sources, least)
     draws = np.fromiter((hash_number(seed, "split", name) for name in names), np.uint64, len(names))
     of_source = [
         np.bincount(unit[sources == source], sizes[sources == source], len(names)).astype(np.int64)
@@ -111,14 +116,16 @@ def assign_splits(records: Any, shares: Sequence[float], seed: int) -> tuple[npt
     return decided[unit], by_group
 
 
-def _units(records: Any, sources: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], list[str], list[bool]]:
+def _units(
+    records: Any, sources: npt.NDArray[Any], least: Sequence[int]
+) -> tuple[npt.NDArray[Any], list[str], list[bool]]:
     """The number of every record's unit, the units' names, and of every source whether its units are groups."""
     groups = records.column("group").combine_chunks().dictionary_encode()
     unit = groups.indices.to_numpy().astype(np.int64)
     names, by_group = groups.dictionary.to_pylist(), []
     for source in range(int(sources.max()) + 1):
         mine = np.flatnonzero(sources == source)
-        by_group.append(len(np.unique(unit[mine])) >= MIN_GROUPS)
+        by_group.append(len(np.unique(unit[mine])) >= (least[source] if least else MIN_GROUPS))
         if not by_group[-1]:
             unit[mine] = len(names) + np.arange(len(mine))
             names += records.column("id").take(mine).to_pylist()

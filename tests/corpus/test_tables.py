@@ -269,3 +269,24 @@ def test_a_packed_source_is_priced_at_about_its_text(tmp_path: Path) -> None:
         priced.append(sum(cost.expects["text_bytes"].values()))
     assert 0.5 < priced[1] / priced[0] < 2
     assert priced[0] == pytest.approx(sum(map(len, rows)), rel=0.1)
+
+
+def test_groups_that_a_person_named_stay_whole_however_few_and_others_are_spoken_of(tmp_path: Path) -> None:
+    rows = [json.dumps({"text": text, "repo": f"r{i % 10}"}) for i, text in enumerate(TEXTS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    config = CorpusConfig(source="jsonl", path=str(tmp_path / "a.jsonl"), group_column="repo")
+    result = _collect(tmp_path / "out", config)
+    splits: dict[str, set[str]] = {}
+    for split in SPLITS:
+        for part in (tmp_path / "out" / split).glob("*.parquet"):
+            for row in pq.read_table(part).to_pylist():
+                splits.setdefault(row["group"], set()).add(split)
+    assert len(splits) == 10
+    assert all(len(found) == 1 for found in splits.values())
+    assert result.warnings == []
+    for i, text in enumerate(TEXTS):
+        path = tmp_path / f"files/folder{i % 4}/{i:02d}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (warning,) = _collect(tmp_path / "few", CorpusConfig(source="files", path=str(tmp_path / "files"))).warnings
+    assert warning.startswith("files: 4 groups (folder0, folder1, folder2, …) are too few")
