@@ -105,7 +105,8 @@ def swept(combinations: Sequence[Sequence[str]]) -> list[dict[str, str]]:
 def located(wrong: Mapping[str, Sequence[int]], names: Sequence[str]) -> list[str]:
     """Faults, each with the jobs that have it unless all have it. `wrong`: fault to places in `names`."""
     lines = []
-    for fault, places in wrong.items():
+    for fault, found in wrong.items():
+        places = list(dict.fromkeys(found))  # a job may have it twice
         few = "; ".join(names[place] for place in places[:SHOWN_JOBS])
         more = f" and {len(places) - SHOWN_JOBS} more" if len(places) > SHOWN_JOBS else ""
         lines.append(fault if len(places) == len(names) else f"{fault} (with {few}{more})")

@@ -57,6 +57,12 @@ def _fault(
         return f"{key}: a recipe has every field; nothing can be taken out of it, only given another value"
     if not equals and exists(key):
         return f"{key}: give it a value, such as {key}=…"
+    if not equals and not argument.startswith("-"):
+        near = [
+            f"{name}={argument}" for name in ("conf", *groups()) if argument in {**groups(), "conf": recipes()}[name]
+        ]
+        hint = f"; did you mean {' or '.join(near)}?" if near else ", and a glob in quotes"
+        return f"{argument}: an argument is KEY=VALUE{hint}"
     if not equals or key.startswith(("-", "hydra", "~")):
         return None
     name, choices = key.lstrip("+"), groups().get(key.lstrip("+"))

@@ -5,7 +5,7 @@ what fits. So a plan can be priced on a laptop for a cluster that is not there.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -78,6 +78,20 @@ class Cost:
     def memory_bytes(self) -> int:
         """One worker's memory at its peak."""
         return sum(self.memory.values())
+
+    def scaled(self, part: float) -> "Cost":
+        """Of a part of the work: what is done takes tokens and time in proportion, disk and memory as the whole."""
+
+        def of(value: float | None) -> float | None:
+            return None if value is None else part * value
+
+        return replace(
+            self,
+            tokens=of(self.tokens),
+            flops=of(self.flops),
+            read_bytes=part * self.read_bytes,
+            core_seconds=of(self.core_seconds),
+        )
 
     def device_seconds(self, device: Device) -> float | None:
         """Seconds of one device (a GPU, or a core) at the device's stated utilisation."""

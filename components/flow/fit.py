@@ -95,6 +95,9 @@ def _lacks_devices(plan: Plan, row: NodePlan, cost: Cost, capacity: Capacity) ->
         mend += f", or {fitting[0]} would fit"
     elif least := _fewest(plan, row, capacity):
         mend += f"; {least[1]} {capacity.gpu.name} would hold it with {least[0]}"
+        stage = row.node.stage
+        if stage.problems and stage.problems(row.node.config, row.node.execution):
+            mend += ", once the rest is mended"
     return f"{cost.workers} GPU{'s' * (cost.workers > 1)}; {there}: {mend}"
 
 

@@ -86,6 +86,8 @@ def make_plan(
             known[node.name] |= manifest.artifact
         else:
             status, reason = decision.fate(node, store)
+            if status == "continue" and cost and (left := decision.left(node, store)) is not None:
+                cost = cost.scaled(left)
             if node.name not in needed:
                 status, reason = "not needed", "what needs it is reused"
         plans.append(
@@ -119,6 +121,11 @@ class _Decision:
     """Inputs that will be made."""
     inputs: Mapping[str, str]
     """Digests of the inputs that are there."""
+
+    def left(self, node: Node[Any], store: Store) -> float | None:
+        """The part of partial work that is still to be done."""
+        partial = store.committed_work(node.stage.name, self.content_key) if self.content_key else None
+        return 1 - partial[0] / partial[1] if partial else None
 
     def fate(self, node: Node[Any], store: Store) -> tuple[Status, str]:
         """Of a node that is not reused: whether it goes on from partial work, and why it runs."""

@@ -334,6 +334,7 @@ class _Invocation:
                     manifest.identity["config"],
                     manifest.artifact,
                     f"{manifest.machine['processor']}, {manifest.machine['cores']} cores",
+                    tuple(manifest.warnings),
                 )
             )
         return tuple(records)
@@ -401,7 +402,7 @@ class _Invocation:
         self.failed[node.name] = line
         self.table.set(node.name, "failed", line.splitlines()[0][:120])
         self.table.say(f"\n{node.title} failed: {line}\n  log: {running.attempt / 'log.txt'}\n")
-        self.log.error("%s failed: %s", node.name, traceback.format_exception(error))
+        self.log.error("%s failed: %s", node.name, "".join(traceback.format_exception(error)))
         if self.tracker:
             self.tracker.finish_stage(node.name, "FAILED")
 

@@ -45,6 +45,8 @@ class StageRecord:
     """The artifact's fields as JSON values."""
     machine: str
     """Processor and cores it ran on."""
+    warnings: tuple[str, ...] = ()
+    """What a person should act on."""
 
 
 @dataclass(frozen=True)

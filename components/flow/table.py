@@ -119,7 +119,9 @@ def _sums(plan: Plan, capacity: Capacity, by_group: bool) -> Iterator[tuple[str,
             on_gpu, on_cores = _times(costs, capacity)
             words += [device_time(on_cores, "core")] if on_gpu and on_cores else []
             disk = sum(cost.disk_bytes or 0 for cost in costs) + scratch_bytes(plan)
-            words.append(f"{size(disk)} on disk at most")
+            unknown = [row.node.title for row in priced if row.cost and not (row.cost.disk_bytes or row.cost.flops)]
+            without = f" without {' and '.join(unknown)}" if unknown else ""
+            words.append(f"{size(disk)} on disk at most{without}")
         yield name, costs, "; ".join(words)
 
 

@@ -26,6 +26,7 @@ def save_model(model: MultiTokenTransformer, directory: Path) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     state = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     save_file(state, directory / WEIGHTS)
+    (directory / WEIGHTS).chmod((directory / WEIGHTS).stat().st_mode | directory.stat().st_mode & 0o044)
     config = json.dumps(dataclasses.asdict(model.config), indent=2)
     (directory / CONFIG).write_text(config + "\n", encoding="utf-8")
     digest = hashlib.sha256(config.encode())

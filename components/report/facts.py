@@ -29,6 +29,7 @@ class Step:
     config: Any
     artifact: Mapping[str, Any]
     machine: str
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ def page(facts: Facts) -> str:
         provenance.beside_the_paper(facts),
         provenance.data(facts),
         section("lineage", "How this page came about", lineage(facts.steps)) if facts.steps else None,
+        provenance.warnings(facts),
         provenance.again(facts),
     )
 

@@ -144,8 +144,8 @@ def _mixture(sources: Mapping[str, Any]) -> Markup:
         tag("h4", "The mixture, in tokens"),
         table(["Source", "Asked for", *(f"Of {split}" for split in SPLITS), "Documents", "Left out"], rows),
         paragraph(
-            "No document is repeated: the source that is scarcest for its weight came in whole, of the others "
-            "documents were left out in an order given by hash.",
+            "No document is repeated: the source that is scarcest for its weight came in as far as whole documents "
+            "allow, of the others documents were left out in an order given by hash.",
             class_="caption",
         ),
     )
@@ -164,6 +164,12 @@ def _dropped(dropped: Mapping[str, int]) -> Markup:
             [[reason.replace("_", " "), whole(count), percent(count / total)] for reason, count in reasons],
         ),
     )
+
+
+def warnings(facts: Facts) -> Markup | None:
+    """What the stages warned of, whether they ran for this page or before."""
+    said = [tag("li", f"{step.title}: {words}") for step in facts.steps for words in step.warnings]
+    return section("warnings", "To read with care", tag("ul", *said)) if said else None
 
 
 def again(facts: Facts) -> Markup:

@@ -24,7 +24,8 @@ def write_report(
     from components.report.results import headline, results
 
     steps = tuple(
-        Step(r.name, r.title, r.inputs, r.reused, r.seconds, r.config, r.artifact, r.machine) for r in run.lineage
+        Step(r.name, r.title, r.inputs, r.reused, r.seconds, r.config, r.artifact, r.machine, r.warnings)
+        for r in run.lineage
     )
     now = time.time()
     facts = gather(config, checkpoints, evaluations, benchmarks, steps, now - run.run_started, now)

@@ -35,6 +35,10 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
     again = model.layer_flops_per_token(training.context_length) if execution.activation_checkpointing else 0
     flops_per_token = model.flops_per_token(training.context_length) + again
     note = f"{scaled(model.n_parameters())} parameters"
+    if again:
+        note += f", {100 * again / flops_per_token:.0f} % recomputed"
+    if training.warmup_steps >= training.steps:
+        note += ", all of it warm-up"
     weights = 4 * model.n_parameters()
     return Cost(
         tokens=training.tokens,
@@ -45,7 +49,7 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
         memory=training_memory(model, training, execution),
         workers=execution.workers,
         on_gpu=execution.gpus_per_worker > 0,
-        note=f"{note}, {100 * again / flops_per_token:.0f} % recomputed" if again else note,
+        note=note,
         expects={"model": dataclasses.asdict(model), "parameters": model.n_parameters()},
     )
 

@@ -73,6 +73,8 @@ def test_partial_work_is_continued(tmp_path: Path) -> None:
     (work / "committed.json").write_text('{"done": 4, "total": 9}')
     row = next(p for p in plan(tmp_path, steps=9).nodes if p.node.name == "count")
     assert (row.status, row.reason) == ("continue", "from 4 of 9")
+    assert row.cost is not None
+    assert row.cost.core_seconds == pytest.approx(5.0)  # of nine seconds five are left
 
 
 def test_inputs_of_a_reused_result_need_not_exist(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from components.flow.cluster import ClusterConfig
+from components.flow.cost import Cost
 from components.flow.node import Graph, Node, Resources, several, stage
 from components.flow.plan import Plan, make_plan
 from components.flow.run import Outcome, RunSettings, run_plan
@@ -60,7 +61,9 @@ def scale(config: Scale, x: Number, run: StageRun) -> Number:
     return number(config.factor * x.value, run)
 
 
-@stage(version=1, resources=Resources(cpus=1), resumable=True)
+@stage(
+    version=1, resources=Resources(cpus=1), resumable=True, cost=lambda at: Cost(core_seconds=float(at.config.steps))
+)
 def count(config: Count, x: Number, run: StageRun) -> Number:
     """Counts up from x, one committed step at a time."""
     state = run.work / "state.json"

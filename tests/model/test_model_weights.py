@@ -28,6 +28,8 @@ def initialized(**changes) -> MultiTokenTransformer:
 def test_what_is_saved_is_loaded(tmp_path: Path, changes: dict) -> None:
     model = initialized(**changes)
     digest = save_model(model, tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert len(set(modes.values())) == 1, "who may read one file may read the others"
     loaded = load_model(tmp_path)
     assert loaded.config == model.config
     assert torch.equal(loaded(TOKENS), model(TOKENS))

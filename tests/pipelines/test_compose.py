@@ -15,7 +15,7 @@ from components.flow.identity import canonical
 from pipelines.compose import Faults, compose, recorded_recipe
 from pipelines.fields import rows, table
 from pipelines.keys import for_this_machine, recipes
-from pipelines.launch import other_checkout
+from pipelines.launch import located, other_checkout
 from pipelines.overrides import as_written, for_hydra
 from pipelines.recipe import Options, Recipe
 
@@ -112,6 +112,8 @@ def test_several_values_without_a_sweep_say_how_to_have_one() -> None:
         ("~model", "nothing can be taken out of it"),
         ("model.dim=[1,", "not readable; quote"),
         ("corpus.max_bytes=10", "must be at least min_bytes (200)"),
+        ("demo", "demo: an argument is KEY=VALUE; did you mean conf=demo?"),
+        ("b.py", "and a glob in quotes"),
     ],
 )
 def test_what_hydra_would_say_in_words_of_its_own_is_said_in_ours(override: str, words: str) -> None:
@@ -358,6 +360,11 @@ def test_a_plan_of_the_13b_recipe_needs_neither_data_nor_cluster_but_its_run_nam
     assert "corpus.path" in refused.stderr
     assert "64 GPUs" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_fault_that_one_job_has_twice_is_said_once() -> None:
+    assert located({"too long": [0, 0]}, [""]) == ["too long"]
+    assert located({"too long": [1, 1]}, ["seed=1", "seed=2"]) == ["too long (with seed=2)"]
 
 
 def test_faults_on_the_command_line_end_without_a_traceback(tmp_path: Path) -> None:

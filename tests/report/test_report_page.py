@@ -150,6 +150,17 @@ def test_a_loss_of_losslessness_is_said_in_every_place(sample: Callable[..., Sam
     assert len(re.findall(r"\bNO\b", text)) == 6
 
 
+def test_what_a_stage_warned_of_stands_on_the_page(sample: Callable[..., Sample]) -> None:
+    made = sample()
+    assert "To read with care" not in " ".join(_outline(_page(made)).text)
+    first, *rest = made.run.lineage
+    warned = dataclasses.replace(first, warnings=("left out as damaged: 5 broken row",))
+    run = dataclasses.replace(made.run, lineage=(warned, *rest))
+    text = " ".join(_outline(_page(dataclasses.replace(made, run=run))).text)
+    assert "To read with care" in text
+    assert f"{first.title}: left out as damaged: 5 broken row" in text
+
+
 def test_unequal_parameters_are_printed(sample: Callable[..., Sample]) -> None:
     text = " ".join(_outline(_page(sample(future_tokens=(1, 8), arrangement="replicated", finetunes=()))).text)
     assert "+231,168 (11.0 %)" in text
