@@ -26,9 +26,9 @@ def save_model(model: MultiTokenTransformer, directory: Path) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     state = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
     save_file(state, directory / WEIGHTS)
-    (directory / WEIGHTS).chmod((directory / WEIGHTS).stat().st_mode | directory.stat().st_mode & 0o044)
     config = json.dumps(dataclasses.asdict(model.config), indent=2)
     (directory / CONFIG).write_text(config + "\n", encoding="utf-8")
+    (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)  # else nobody else may read it
     digest = hashlib.sha256(config.encode())
     with (directory / WEIGHTS).open("rb") as file:
         for chunk in iter(lambda: file.read(1 << 20), b""):
