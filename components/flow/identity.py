@@ -139,8 +139,12 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, list) and isinstance(new, list) and max(len(old), len(new)) > 4:
         gone, come = [item for item in old if item not in new], [item for item in new if item not in old]
         if gone or come:
-            some = " → ".join(_short(items[0]) if items else "none" for items in (gone, come))
-            return [f"{where}: {len(gone)} of {len(old)} gone, {len(come)} new, such as {some}"]
+            words = [
+                f"{len(items)} {what} ({_short(items[0])}{', …' if len(items) > 1 else ''})"
+                for items, what in ((gone, "gone"), (come, "new"))
+                if items
+            ]
+            return [f"{where}: {', '.join(words)}"]
     return [] if old == new else [f"{where} {_short(old)} → {_short(new)}"]
 
 

@@ -67,3 +67,9 @@ def test_key_is_the_same_in_another_process() -> None:
 def test_differences_name_the_field_and_both_values() -> None:
     old, new = canonical(Outer()), canonical(Outer(Inner(rate=6e-4), steps=20))
     assert differences(old, new) == ["inner.rate 0.0003 → 0.0006", "steps 10 → 20"]
+
+
+def test_a_long_list_is_told_by_what_is_gone_and_what_is_new() -> None:
+    old = [f"package {i}" for i in range(9)]
+    assert differences({"names": old}, {"names": [*old, "seed=2"]}) == ["names: 1 new (seed=2)"]
+    assert differences(old, [*old[1:], "a", "b"], "names") == ["names: 1 gone (package 0), 2 new (a, …)"]
