@@ -159,7 +159,8 @@ class CompletionScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out scores of one model. Layout: `evaluation.json` (this record), `completions.jsonl` (samples)."""
+    """Held-out scores of one model. Layout: `evaluation.json` (this record), `completions.jsonl` (samples),
+    `windows.json` (of a pretrained model: [bits, bytes] of every held-out window, the same windows for every n)."""
 
     path: Path
     digest: str

@@ -6,7 +6,7 @@ width, N scored positions of a chunk, V vocabulary.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class HeadSums:
     """Targets scored."""
     target_bytes: int = 0
     """UTF-8 bytes that the targets of the next-token head stand for."""
+    by_sequence: list[tuple[float, int]] = field(default_factory=list)
+    """Of the next-token head: (cross entropy in nats, bytes) of each sequence, in the order that they came in."""
 
     @staticmethod
     def zero(n_future_tokens: int) -> "HeadSums":
@@ -66,17 +68,26 @@ def add_head_sums(
     rotary = model.rotary(T, tokens_BS.device)
     z_BTD = model.forward_trunk(tokens_BS[:, :T], rotary)
     rows = max(1, LOGITS_AT_ONCE // model.config.vocabulary_size)
+    loss_B = torch.zeros(len(tokens_BS), dtype=torch.float64, device=tokens_BS.device)
+    bytes_B = torch.zeros(len(tokens_BS), dtype=torch.int64, device=tokens_BS.device)
     for i in range(n):
         counted_BT = is_target_BS[:, i + 1 : i + 1 + T]
+        row_N = counted_BT.nonzero()[:, 0]
         h_ND = model.forward_head(i, z_BTD, rotary)[counted_BT]
         target_N = tokens_BS[:, i + 1 : i + 1 + T][counted_BT]
-        for h, target in zip(torch.split(h_ND, rows), torch.split(target_N, rows), strict=True):
+        chunks = (torch.split(of_all, rows) for of_all in (h_ND, target_N, row_N))
+        for h, target, row in zip(*chunks, strict=True):
             logits_NV = model.head_unembedding(i)(h).float()
-            sums.loss[i] += F.cross_entropy(logits_NV, target, reduction="none").double().sum().item()
+            loss_N = F.cross_entropy(logits_NV, target, reduction="none").double()
+            sums.loss[i] += loss_N.sum().item()
             sums.correct[i] += int((logits_NV.argmax(-1) == target).sum())
+            if i == 0:
+                loss_B.index_add_(0, row, loss_N)
         sums.targets[i] += target_N.numel()
         if i == 0:
-            sums.target_bytes += int(byte_lengths_V[target_N].sum())
+            bytes_B.index_add_(0, row_N, byte_lengths_V[target_N].long())
+            sums.target_bytes += int(bytes_B.sum())
+    sums.by_sequence += zip(loss_B.tolist(), bytes_B.tolist(), strict=True)
 
 
 def window_starts(split_tokens: int, context_length: int, n_future_tokens: int, targets: int) -> list[int]:

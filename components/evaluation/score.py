@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from components.model.weights import load_model
 from components.shards.reader import TokenReader
 from components.tokenizer.codec import Codec, load_tokenizer
 
+WINDOWS = "windows.json"
 SPLIT = "test"
 """No training reads it: validation is what a person looks at while choosing settings."""
 
@@ -73,6 +75,8 @@ def score_pretrained(
         bits_per_byte=sums.bits_per_byte(),
         line_completion=completion.mean_score(completed),
     )
+    windows = [[nats / math.log(2), n_bytes] for nats, n_bytes in sums.by_sequence]
+    (directory / WINDOWS).write_text(json.dumps(windows) + "\n", encoding="utf-8")
     return _write(evaluation, completed)
 
 

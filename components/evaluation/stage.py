@@ -43,7 +43,7 @@ def _device(run: StageRun) -> str:
     return "cuda" if run.gpus else "cpu"
 
 
-@stage(version=1, own_process=True, cost=_evaluate_cost)
+@stage(version=2, own_process=True, cost=_evaluate_cost)
 def evaluate(
     config: EvaluationConfig, checkpoint: Checkpoint, shards: Shards, corpus: Corpus, run: StageRun
 ) -> Evaluation:

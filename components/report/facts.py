@@ -46,6 +46,8 @@ class Model:
     """Its metrics.jsonl."""
     completions: tuple[Mapping[str, Any], ...]
     """Its completions.jsonl."""
+    windows: tuple[tuple[float, int], ...] = ()
+    """Its windows.json: bits and bytes of every held-out window."""
 
     @property
     def n(self) -> int:
@@ -216,6 +218,7 @@ def _model(size: str, checkpoint: Checkpoint, evaluation: Evaluation | None) -> 
         _json(checkpoint.path / "model.json", {}),
         tuple(_json_lines(checkpoint.path / "metrics.jsonl")),
         tuple(_json_lines(evaluation.path / "completions.jsonl")) if evaluation else (),
+        tuple((bits, n_bytes) for bits, n_bytes in _json(evaluation.path / "windows.json", [])) if evaluation else (),
     )
 
 

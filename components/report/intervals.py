@@ -1,4 +1,5 @@
-"""Means over seeds with their 95 % interval, after Student: seeds are few, and a normal distribution flatters few."""
+"""Means with their 95 % interval, after Student: over seeds, which are few, as a normal distribution flatters few; and
+over held-out windows of one model against another."""
 
 import math
 import statistics
@@ -42,6 +43,23 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     """The mean of value minus baseline, seed by seed: what a seed does to both drops out. None without pairs."""
     shared = sorted(values.keys() & baseline.keys())
     return estimate([values[seed] - baseline[seed] for seed in shared]) if shared else None
+
+
+def half_width_over_windows(mine: Sequence[tuple[float, int]], base: Sequence[tuple[float, int]]) -> float | None:
+    """Half the 95 % interval of the difference in bits per byte of two models on the same windows of text, each given
+    as (bits, bytes); None where they are not the same, or fewer than three.
+
+    The difference is a ratio, bits over bytes, so its error is that of a ratio estimator (Cochran 1977, section 6.3).
+    It tells how much other text of the kind would move the difference, not how much another seed would.
+    """
+    n_bytes = [of for _, of in base]
+    if len(mine) < 3 or [of for _, of in mine] != n_bytes or not sum(n_bytes):
+        return None
+    gaps = [own - theirs for (own, _), (theirs, _) in zip(mine, base, strict=True)]
+    ratio = sum(gaps) / sum(n_bytes)
+    squares = sum((gap - ratio * of) ** 2 for gap, of in zip(gaps, n_bytes, strict=True))
+    count = len(gaps)
+    return student_t(count - 1) * math.sqrt(squares * count / (count - 1)) / sum(n_bytes)
 
 
 def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:

@@ -13,6 +13,7 @@ from components.report import (
     training_sections,
 )
 from components.report.facts import Facts, Model, known
+from components.report.intervals import half_width_over_windows
 from components.report.lineage import lineage
 from components.report.markup import (
     Markup,
@@ -102,13 +103,8 @@ def _findings(facts: Facts) -> Iterator[str]:
     base = facts.baseline(first.size)
     for model in facts.pretrained:
         if base is not None and base.evaluation and model is not base and model.evaluation:
-            mine, theirs = model.evaluation.bits_per_byte, base.evaluation.bits_per_byte
-            word = "more" if mine > theirs else "fewer"
             flops = model.checkpoint.training_flops / base.checkpoint.training_flops
-            yield (
-                f"{model.name} needs {percent(abs(mine / theirs - 1))} {word} bits per byte of unseen text than "
-                f"{base.name}, after {times(flops)} its training FLOPs{_unequal(model, base)}."
-            )
+            yield f"{_bits_against(model, base)}, after {times(flops)} its training FLOPs{_unequal(model, base)}."
         best = facts.best_row(model)
         if best is not None:
             same = "with the same output, token for token" if best.lossless else "but NOT with the same output"
@@ -116,6 +112,23 @@ def _findings(facts: Facts) -> Iterator[str]:
             yield join(
                 (f"With its extra heads {model.name} decodes at", speed, f"of next-token decoding, {same}."), " "
             )
+
+
+def _bits_against(model: Model, base: Model) -> str:
+    """Whose model of the text is better, as far as the windows of text can tell."""
+    assert model.evaluation
+    assert base.evaluation
+    mine, theirs = model.evaluation.bits_per_byte, base.evaluation.bits_per_byte
+    half = half_width_over_windows(model.windows, base.windows)
+    if half is not None and abs(mine - theirs) <= half:
+        return (
+            f"{model.name} needs as many bits per byte of unseen text as {base.name}, as far as "
+            f"{len(model.windows)} windows of it can tell (to {percent(half / theirs)})"
+        )
+    word = "more" if mine > theirs else "fewer"
+    doubt = "" if half is None else f" (± {decimal(100 * half / theirs, 1)})"
+    share = percent(abs(mine / theirs - 1))
+    return f"{model.name} needs {share}{doubt} {word} bits per byte of unseen text than {base.name}"
 
 
 def _unequal(model: Model, base: Model) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from components.artifacts import CompletionScore
 from components.report.facts import Facts, Model, known
+from components.report.intervals import half_width_over_windows
 
 
 def results(facts: Facts) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def results(facts: Facts) -> dict[str, Any]:
         "tokenizer": _without_place(facts.tokenizer),
         "shards": _without_place(facts.shards),
         "pairs": _without_place(facts.pairs),
-        "models": [_model(model) for model in facts.pretrained],
+        "models": [_model(model, facts.baseline(model.size)) for model in facts.pretrained],
         "finetuned": [_finetuned(model) for model in facts.finetuned],
         "decoding": [
             {"size": decoded.size or None} | {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
@@ -51,7 +52,7 @@ def headline(facts: Facts) -> dict[str, float]:
     return {name: value for name, number in numbers.items() if (value := known(number)) is not None}
 
 
-def _model(model: Model) -> dict[str, Any]:
+def _model(model: Model, base: Model | None) -> dict[str, Any]:
     checkpoint, evaluation = model.checkpoint, model.evaluation
     return {
         "size": model.size or None,
@@ -64,6 +65,9 @@ def _model(model: Model) -> dict[str, Any]:
         "training_seconds": checkpoint.training_seconds,
         "training_threads": checkpoint.training_threads,
         "bits_per_byte": known(evaluation.bits_per_byte) if evaluation else None,
+        "bits_per_byte_difference_half_width": (
+            half_width_over_windows(model.windows, base.windows) if base and base is not model else None
+        ),
         "heldout_tokens": evaluation.tokens if evaluation else None,
         "heads": _heads(model),
         "line_completion": _completion(evaluation.line_completion) if evaluation else None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from components.artifacts import CompletionScore
 from components.report.charts import Axes, Series, line_chart
 from components.report.facts import Facts, Model, known
+from components.report.intervals import half_width_over_windows
 from components.report.markup import (
     NONE,
     Markup,
@@ -43,6 +44,12 @@ def comparison(facts: Facts) -> Markup:
             f"Lines: {items.items} code lines cut after their beginning, completed greedily; the standard error of an "
             f"exact-match share is about {decimal(100 * error, 1)} points."
         )
+    windows = max((len(model.windows) for model in facts.pretrained), default=0)
+    if any(half_width_over_windows(m.windows, _base(models).windows) for models in facts.by_size for m in models):
+        words.append(
+            f"±: the 95 % interval over {windows} windows of test text, the same for every n: what other text would "
+            "change, and not what another seed would."
+        )
     words.append("Times are of trainings that ran side by side where the machine had room: FLOPs compare better.")
     words.append(seeds(facts))
     return section(
@@ -76,12 +83,20 @@ def _comparison(models: Sequence[Model]) -> Markup:
 
         return cell
 
-    def quality(value: Callable[[Model], float | None], digits: int, share: bool = False) -> Callable[[Model], str]:
+    def doubt(model: Model) -> float | None:
+        return half_width_over_windows(model.windows, base.windows)
+
+    def quality(
+        value: Callable[[Model], float | None],
+        digits: int,
+        share: bool = False,
+        doubt: Callable[[Model], float | None] = lambda model: None,
+    ) -> Callable[[Model], str]:
         show = percent if share else decimal
 
         def cell(model: Model) -> str:
             mine, theirs = known(value(model)), known(value(base))
-            beside = None if model is base else difference(mine, theirs, digits, share)
+            beside = None if model is base else difference(mine, theirs, digits, share, doubt(model))
             return join((show(mine, digits), beside), " ")
 
         return cell
@@ -97,7 +112,7 @@ def _comparison(models: Sequence[Model]) -> Markup:
         row("Training FLOPs", relative(lambda m: m.checkpoint.training_flops, scientific)),
         row("Training time", relative(lambda m: m.checkpoint.training_seconds, duration)),
         row("Threads", lambda m: whole(m.checkpoint.training_threads)),
-        row("Bits per byte", quality(lambda m: m.evaluation.bits_per_byte if m.evaluation else None, 4)),
+        row("Bits per byte", quality(lambda m: m.evaluation.bits_per_byte if m.evaluation else None, 4, doubt=doubt)),
         row("Next-token loss", quality(lambda m: m.evaluation.heads[0].loss if m.evaluation else None, 4)),
         row("Next-token top-1", quality(lambda m: m.evaluation.heads[0].top1 if m.evaluation else None, 2, True)),
     ]
@@ -109,12 +124,16 @@ def _comparison(models: Sequence[Model]) -> Markup:
     return table(["", *(m.heads for m in models)], rows, "wide")
 
 
-def difference(mine: float | None, theirs: float | None, digits: int, share: bool = False) -> Markup | None:
-    """How much more or less than the baseline's, with its sign; None where one of them was not measured."""
+def difference(
+    mine: float | None, theirs: float | None, digits: int, share: bool = False, half_width: float | None = None
+) -> Markup | None:
+    """How much more or less than the baseline's, with its sign and its interval if there is one; None where one of
+    them was not measured."""
     if mine is None or theirs is None:
         return None
     text = f"{decimal(100 * (mine - theirs), digits)} points" if share else decimal(mine - theirs, digits)
-    return note(text if text.startswith("−") else f"+{text}")
+    interval = "" if half_width is None else f" ± {decimal(half_width, digits)}"
+    return note((text if text.startswith("−") else f"+{text}") + interval)
 
 
 def seeds(facts: Facts) -> str:

@@ -55,6 +55,10 @@ def test_windows_equal_the_plain_forward(
         loss = F.cross_entropy(logits_KBTV[i].double().flatten(0, 1), target_BT.flatten(), reduction="sum")
         assert sums.loss[i] == pytest.approx(loss.item(), rel=1e-6)
         assert sums.correct[i] == int((logits_KBTV[i].argmax(-1) == target_BT).sum())
+        if i == 0:
+            of_each = F.cross_entropy(logits_KBTV[0].double().transpose(1, 2), target_BT, reduction="none").sum(1)
+            assert [nats for nats, _ in sums.by_sequence] == pytest.approx(of_each.tolist(), rel=1e-6)
+            assert [n_bytes for _, n_bytes in sums.by_sequence] == BYTES_V[target_BT].sum(1).tolist()
     assert sums.targets == [8 * T] * n
     assert sums.scores()[0].loss == pytest.approx(sums.loss[0] / (8 * T))
 

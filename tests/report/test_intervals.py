@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from components.report.intervals import estimate, paired_difference, student_t
+from components.report.intervals import estimate, half_width_over_windows, paired_difference, student_t
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 8, 9, 30, 31, 400])
@@ -64,3 +64,36 @@ def test_pairing_takes_out_what_a_seed_does_to_both() -> None:
 
     assert paired_difference({1: 2.0, 2: 3.0}, {2: 1.0, 3: 9.0}) == estimate([2.0])  # seed 2 is the only pair
     assert paired_difference({1: 2.0}, {3: 9.0}) is None
+
+
+def test_over_windows_of_equal_length_it_is_the_interval_of_the_mean_gap() -> None:
+    draw = random.Random(3)
+    base = [(draw.gauss(900, 200), 300) for _ in range(20)]
+    mine = [(bits + draw.gauss(12, 30), 300) for bits, _ in base]
+    gaps = [(own - theirs) / 300 for (own, _), (theirs, _) in zip(mine, base, strict=True)]
+    assert half_width_over_windows(mine, base) == pytest.approx(estimate(gaps).half_width)
+
+
+def test_over_windows_of_any_length_95_of_100_intervals_hold_the_true_difference() -> None:
+    """Text by the window, some of it dear: bits of both models rise with it, their difference is 0.1 a byte."""
+    draw, held = random.Random(7), 0
+    for _ in range(400):
+        base, mine = [], []
+        for _ in range(60):
+            n_bytes = draw.randrange(200, 1200)
+            bits = n_bytes * draw.uniform(1, 6)
+            base.append((bits, n_bytes))
+            mine.append((bits + n_bytes * draw.gauss(0.1, 0.2), n_bytes))
+        half = half_width_over_windows(mine, base)
+        assert half is not None
+        gap = (sum(bits for bits, _ in mine) - sum(bits for bits, _ in base)) / sum(n for _, n in base)
+        held += abs(gap - 0.1) <= half
+    assert 370 <= held <= 390
+
+
+def test_models_scored_on_other_windows_have_no_interval() -> None:
+    windows = [(500.0, 100), (600.0, 120), (550.0, 110)]
+    assert half_width_over_windows(windows, windows) == 0
+    assert half_width_over_windows(windows[:2], windows[:2]) is None
+    assert half_width_over_windows(windows, [*windows[:2], (550.0, 111)]) is None
+    assert half_width_over_windows((), windows) is None

@@ -1,6 +1,7 @@
 """The page: well formed, from nothing outside itself, escaped, and its numbers the artifacts'."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -148,6 +149,23 @@ def test_a_loss_of_losslessness_is_said_in_every_place(sample: Callable[..., Sam
     for words in ("NOT lossless", "but NOT with the same output", "NOT every arm gave"):
         assert words in text
     assert len(re.findall(r"\bNO\b", text)) == 6
+
+
+def test_a_difference_within_what_windows_of_text_tell_is_called_none(sample: Callable[..., Sample]) -> None:
+    made = sample()
+    one, four = (e for e in made.evaluations if e.line_completion)
+    assert "±" not in " ".join(_outline(_page(made)).text)
+    for noise, words in (
+        (0.0001, f"{percent(four.bits_per_byte / one.bits_per_byte - 1)} (± 0.0) more bits per byte"),
+        (1.0, "n = 4 needs as many bits per byte of unseen text as n = 1, as far as 40 windows of it can tell"),
+    ):
+        for evaluation in (one, four):
+            sign = noise * (evaluation is four)
+            rows = [[1000 * (evaluation.bits_per_byte + sign * (-1) ** i), 1000] for i in range(40)]
+            (evaluation.path / "windows.json").write_text(json.dumps(rows))
+        text = " ".join(_outline(_page(made)).text).replace("\N{NO-BREAK SPACE}", " ")
+        assert words in text
+        assert "interval over 40 windows of test text" in text
 
 
 def test_what_a_stage_warned_of_stands_on_the_page(sample: Callable[..., Sample]) -> None:
