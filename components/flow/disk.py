@@ -35,6 +35,8 @@ def no_place(workspace: Path) -> str | None:
     why = None
     if not there.is_dir():
         why = f"{there} is a file"
+    elif os.statvfs(there).f_flag & os.ST_RDONLY:
+        why = WORDS[errno.EROFS]
     elif not os.access(there, os.W_OK | os.X_OK):
         why = f"{there} may not be written"
     elif shutil.disk_usage(there).total == 0:
