@@ -58,10 +58,8 @@ def _fault(
     if not equals and exists(key):
         return f"{key}: give it a value, such as {key}=…"
     if not equals and not argument.startswith("-"):
-        near = [
-            f"{name}={argument}" for name in ("conf", *groups()) if argument in {**groups(), "conf": recipes()}[name]
-        ]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ", and a glob in quotes"
+        near = [f"{name}={argument}" for name, there in {"conf": recipes(), **groups()}.items() if argument in there]
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; a glob needs quotes, else the shell spreads it"
         return f"{argument}: an argument is KEY=VALUE{hint}"
     if not equals or key.startswith(("-", "hydra", "~")):
         return None
@@ -160,6 +158,6 @@ def _swept(value: str) -> list[str]:
 
     try:
         override = OverridesParser.create().parse_override(f"value={value}")
-    except HydraException:  # Hydra says so itself, later
+    except HydraException:  # see _unreadable
         return [value]
     return list(override.sweep_string_iterator()) if override.is_sweep_override() else [value]

@@ -51,15 +51,15 @@ def run_sweep(jobs: Sequence[Job], plan_job: PlanJob, run_job: RunJob) -> int:
     if faults:
         return refuse(faults)
     workspace = jobs[0].workspace
-    together = _together(_once(names, plans))
-    if not jobs[0].options.plan:
-        fault = no_place(workspace)
-        if short := [fault] if fault else disk_shortage(together, workspace):
-            return refuse(short)
-    console.print(f"[bold]A sweep of {len(jobs)} jobs[/] in {workspace}", soft_wrap=True)
+    once = _once(names, plans)
     if jobs[0].options.plan:
-        _show_plans(console, jobs, names, plans)
+        console.print(f"[bold]A sweep of {len(jobs)} jobs[/] in {workspace}", soft_wrap=True)
+        _show_plans(console, jobs, names, once, plans)
         return 0
+    fault = no_place(workspace)
+    if short := [fault] if fault else disk_shortage(_together(once), workspace):
+        return refuse(short)
+    console.print(f"[bold]A sweep of {len(jobs)} jobs[/] in {workspace}", soft_wrap=True)
     try:
         workspace.mkdir(parents=True, exist_ok=True)
         directory = run_directory(workspace, "sweep", "latest-sweep")
@@ -119,10 +119,13 @@ def _together(plans: Sequence[Plan]) -> Plan:
 
 
 def _show_plans(
-    console: Console, jobs: Sequence[Job], names: Sequence[str], plans: Sequence[tuple[Plan, Capacity]]
+    console: Console,
+    jobs: Sequence[Job],
+    names: Sequence[str],
+    once: Sequence[Plan],
+    plans: Sequence[tuple[Plan, Capacity]],
 ) -> None:
-    """Every job's plan, what an earlier one makes not counted again; then what the sweep comes to."""
-    once = _once(names, plans)
+    """Every job's plan, what an earlier one makes not counted again (`once`); then what the sweep comes to."""
     for job, name, plan, (whole, capacity) in zip(jobs, names, once, plans, strict=True):
         console.print(
             f"\n[bold]{escape(name)}[/], {job.recipe.name}: n = {', '.join(map(str, job.recipe.future_tokens))}"

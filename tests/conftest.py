@@ -18,7 +18,7 @@ os.environ.pop("RAY_ADDRESS", None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `faults` take an hour: but for those marked `faults(always=True)`, they run only where -m names
+    """Tests marked `faults` take half an hour: but for those marked `faults(always=True)`, they run only where -m names
     them."""
     if "faults" in config.option.markexpr:
         return

@@ -57,7 +57,7 @@ def collect_corpus(config: CorpusConfig, directory: Path, mapper: Mapper, progre
         records = subset(records, [part.max_bytes for part in parts.values()], dropped)
     for number, part in enumerate(parts.values()):
         if not (integers(records, "source") == number).any():
-            raise ValueError(_nothing_left(part, dropped, among="In all sources: " * bool(config.mixture)))
+            raise ValueError(_nothing_left(part, dropped, of_many=bool(config.mixture)))
     records = records.drop_columns(["draw", "loose"])
     least = [MIN_GROUPS if part.group_column is None else MIN_NAMED_GROUPS for part in parts.values()]
     split_of, by_group = assign_splits(records, (config.validation_share, config.test_share), config.seed, least)
@@ -145,11 +145,11 @@ def _digest(by_split: dict[str, Any], sources: dict[str, CorpusSource]) -> str:
     return digest.hexdigest()
 
 
-def _nothing_left(part: CorpusConfig, dropped: Dropped, among: str) -> str:
+def _nothing_left(part: CorpusConfig, dropped: Dropped, of_many: bool) -> str:
     where = f"path {part.path}" if part.path else "the installed Python"
     if not dropped.counts():
         return f"{where} holds no files; give a folder with text files, or a glob that matches some"
-    return f"{where} leaves no document. {among}{dropped.in_words()}"
+    return f"{where} leaves no document. {'In all sources: ' if of_many else ''}{dropped.in_words()}"
 
 
 def _write_summary(

@@ -12,7 +12,7 @@ from components.corpus.blocks import Mapper, Progress
 from components.corpus.choose import distinct
 from components.corpus.config import CorpusConfig
 from components.corpus.dropped import Dropped
-from components.corpus.pieces import Piece, Skipped, SourceFault
+from components.corpus.pieces import Piece, Skipped
 from components.corpus.read import read_block
 from components.corpus.records import integers, runs
 from components.corpus.sources import list_pieces
@@ -58,8 +58,6 @@ def gather(config: CorpusConfig, prefix: str, source: int, place: Place) -> list
         )
         done, counts = 0, {}
         for answer in place.mapper(read_block, orders):
-            if answer["fault"]:
-                raise SourceFault(answer["fault"])
             done += answer["bytes"]
             counts[answer["order"]] = answer["dropped"]
             place.report(done, size + 1, "reading")

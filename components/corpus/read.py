@@ -19,14 +19,14 @@ from components.corpus.jsonl import jsonl_rows
 from components.corpus.listing import compression, open_file, unpacked
 from components.corpus.near_duplicates import signature_of
 from components.corpus.parquet import parquet_rows
-from components.corpus.pieces import Piece, Raw, Skipped, SourceFault
+from components.corpus.pieces import Piece, Raw, Skipped
 from components.corpus.prose import prose_of
 from components.corpus.records import RecordWriter
 from components.corpus.split import subset_draw
 
 
 def read_block(order: str) -> dict[str, Any]:
-    """Do what an order (a JSON file) says. Answers with counts, or with the fault that ends the run.
+    """Do what an order (a JSON file) says. Answers with counts.
 
     A task that is run again writes the same files anew.
     """
@@ -43,33 +43,30 @@ def read_block(order: str) -> dict[str, Any]:
         contextlib.closing(RecordWriter(target.with_suffix(".records"))) as records,
     ):
         for piece in pieces:
-            try:
-                for item in _passed(piece, config, block["prefix"], block["enough"]):
-                    if isinstance(item, Skipped):
-                        lines.write(dropped_line(item))
-                        dropped[item.refusal.reason] += 1
-                        continue
-                    records.add(
-                        {
-                            "id": item.id,
-                            "group": item.group,
-                            "source": block["source"],
-                            "bytes": len(item.data),
-                            "draw": subset_draw(config.seed, piece, item.id),
-                            "content": hashlib.sha256(item.data).digest(),
-                            "loose": hashlib.blake2b(b"".join(item.data.split()), digest_size=16).digest(),
-                            "file": block["file"],
-                            "row": row,
-                            "offset": offset,
-                        }
-                    )
-                    texts.write(item.data)
-                    row, offset = row + 1, offset + len(item.data)
-                    if config.near_duplicates is not None:
-                        signatures.write(signature_of(item.data.decode("utf-8")).tobytes())
-            except SourceFault as fault:
-                return {"order": order, "fault": str(fault)}
-    return {"order": order, "fault": "", "bytes": sum(piece.bytes for piece in pieces), "dropped": dropped}
+            for item in _passed(piece, config, block["prefix"], block["enough"]):
+                if isinstance(item, Skipped):
+                    lines.write(dropped_line(item))
+                    dropped[item.refusal.reason] += 1
+                    continue
+                records.add(
+                    {
+                        "id": item.id,
+                        "group": item.group,
+                        "source": block["source"],
+                        "bytes": len(item.data),
+                        "draw": subset_draw(config.seed, piece, item.id),
+                        "content": hashlib.sha256(item.data).digest(),
+                        "loose": hashlib.blake2b(b"".join(item.data.split()), digest_size=16).digest(),
+                        "file": block["file"],
+                        "row": row,
+                        "offset": offset,
+                    }
+                )
+                texts.write(item.data)
+                row, offset = row + 1, offset + len(item.data)
+                if config.near_duplicates is not None:
+                    signatures.write(signature_of(item.data.decode("utf-8")).tobytes())
+    return {"order": order, "bytes": sum(piece.bytes for piece in pieces), "dropped": dropped}
 
 
 def _passed(piece: Piece, config: CorpusConfig, prefix: str, enough: int | None) -> Iterator[Raw | Skipped]:

@@ -79,8 +79,8 @@ class Cost:
         """One worker's memory at its peak."""
         return sum(self.memory.values())
 
-    def scaled(self, part: float) -> "Cost":
-        """Of a part of the work: what is done takes tokens and time in proportion, disk and memory as the whole."""
+    def of_part(self, part: float) -> "Cost":
+        """Of a part of the work: it takes tokens and time in proportion, disk and memory as the whole does."""
 
         def of(value: float | None) -> float | None:
             return None if value is None else part * value
@@ -142,6 +142,10 @@ class Capacity:
         """The device that a cost is reckoned on."""
         return self.gpu if on_gpu else self.cpu
 
+    def lacks_devices(self, cost: Cost) -> bool:
+        """Whether there are fewer GPUs than the cost has workers."""
+        return cost.on_gpu and cost.workers > self.all_gpus
+
     def room(self, cost: Cost) -> int | None:
         """Bytes that one of the cost's workers can have; None: not known."""
         if cost.on_gpu:
@@ -153,8 +157,7 @@ class Capacity:
     def fits(self, cost: Cost) -> bool:
         """Whether there are enough devices and every worker has the memory it needs."""
         room = self.room(cost)
-        enough = not cost.on_gpu or cost.workers <= self.all_gpus
-        return enough and (room is None or cost.memory_bytes <= room)
+        return not self.lacks_devices(cost) and (room is None or cost.memory_bytes <= room)
 
 
 def total(costs: Iterable[Cost]) -> Cost:

@@ -24,8 +24,7 @@ def full_disk(error: BaseException, directory: Path) -> str | None:
     if found is None:
         return None
     where = Path(getattr(error, "filename", None) or directory)
-    there = next(folder for folder in (where, *where.parents) if folder.exists())
-    free = size(shutil.disk_usage(there).free)
+    free = size(shutil.disk_usage(nearest(where)).free)
     return f"{found} ({free} free at {where}): mend that, then give the same command again; it goes on from here"
 
 
@@ -44,6 +43,6 @@ def no_place(workspace: Path) -> str | None:
     return f"workspace={workspace} cannot be written: {why}; give another" if why else None
 
 
-def nearest(workspace: Path) -> Path:
-    """A workspace, or of the folders above it the first that exists."""
-    return next(folder for folder in (workspace, *workspace.parents) if folder.exists())
+def nearest(path: Path) -> Path:
+    """A path, or of the folders above it the first that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())

@@ -81,8 +81,7 @@ def _sentence(plan: Plan, rows: list[NodePlan], capacity: Capacity) -> str:
     worst = max(rows, key=lambda row: row.cost.memory_bytes if row.cost else 0)
     assert worst.cost is not None
     who = ", ".join(row.node.title for row in rows) + (" need" if len(rows) > 1 else " needs")
-    too_few = worst.cost.on_gpu and worst.cost.workers > capacity.all_gpus
-    if too_few:
+    if capacity.lacks_devices(worst.cost):
         return f"{who} {_lacks_devices(plan, worst, worst.cost, capacity)}"
     most = "up to " if len({row.cost.memory_bytes for row in rows if row.cost}) > 1 else ""
     return f"{who} {most}{_lacks_memory(plan, worst, worst.cost, capacity)}"

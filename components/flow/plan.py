@@ -85,9 +85,8 @@ def make_plan(
                 reason += f"; source changed since: {_list(changed)}"
             known[node.name] |= manifest.artifact
         else:
-            status, reason = decision.fate(node, store)
-            if status == "continue" and cost and (left := decision.left(node, store)) is not None:
-                cost = cost.scaled(left)
+            status, reason, left = decision.fate(node, store)
+            cost = cost.of_part(left) if cost else None
             if node.name not in needed:
                 status, reason = "not needed", "what needs it is reused"
         plans.append(
@@ -122,21 +121,16 @@ class _Decision:
     inputs: Mapping[str, str]
     """Digests of the inputs that are there."""
 
-    def left(self, node: Node[Any], store: Store) -> float | None:
-        """The part of partial work that is still to be done."""
-        partial = store.committed_work(node.stage.name, self.content_key) if self.content_key else None
-        return 1 - partial[0] / partial[1] if partial else None
-
-    def fate(self, node: Node[Any], store: Store) -> tuple[Status, str]:
-        """Of a node that is not reused: whether it goes on from partial work, and why it runs."""
+    def fate(self, node: Node[Any], store: Store) -> tuple[Status, str, float]:
+        """Of a node that is not reused: whether it goes on from partial work, why it runs, and what part is to do."""
         partial = store.committed_work(node.stage.name, self.content_key) if self.content_key else None
         if partial and partial[0] and not self.anew and node.stage.resumable and self.content_key:
             reason = f"from {partial[0]} of {partial[1]}"
             history = store.history(node.stage.name, self.content_key)
             if history and (changed := changed_files(history[-1]["source"], self.source)):
                 reason += f", begun under other source: {_list(changed)}"
-            return "continue", reason
-        return "run", self._why(node, store)
+            return "continue", reason, 1 - partial[0] / partial[1]
+        return "run", self._why(node, store), 1.0
 
     def _why(self, node: Node[Any], store: Store) -> str:
         if self.anew:

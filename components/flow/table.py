@@ -132,24 +132,24 @@ def in_words(plan: Plan, capacity: Capacity) -> str:
         return "nothing to run that has a price"
     _, costs, words = sums[-1]
     figures = _added(costs, capacity, 0)
-    return "; ".join([f"{figures['FLOPs']} FLOPs", figures["time"], words])
+    flops = f"{figures['FLOPs']} FLOPs" if figures["FLOPs"] else ""
+    return "; ".join(word for word in (flops, figures["time"], words) if word)
 
 
 def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     """Peak memory of one worker, by what it is for where there is room, of the stages that must run."""
-    rows = [(row.node.title, row.cost) for row in plan.to_run() if row.cost is not None and row.cost.memory]
-    if not rows:
+
+    def hardness(row: tuple[str, Cost]) -> tuple[bool, int, int]:
+        return not capacity.fits(row[1]), row[1].workers, row[1].memory_bytes
+
+    lines: dict[str | None, list[tuple[str, Cost]]] = {}
+    for row in plan.to_run():
+        if row.cost is not None and row.cost.memory:
+            line = row.node.group if len(plan.nodes) > MANY else row.node.name
+            lines.setdefault(line, []).append((row.node.title, row.cost))
+    if not lines:
         return []
-    if len(plan.nodes) > MANY:  # of each model the stage that is hardest to place
-
-        def hardness(row: tuple[str, Cost]) -> tuple[bool, int, int]:
-            return not capacity.fits(row[1]), row[1].workers, row[1].memory_bytes
-
-        models: dict[str | None, list[tuple[str, Cost]]] = {}
-        for row in plan.to_run():
-            if row.cost is not None and row.cost.memory:
-                models.setdefault(row.node.group, []).append((row.node.title, row.cost))
-        rows = [max(stages, key=hardness) for stages in models.values()]
+    rows = [max(stages, key=hardness) for stages in lines.values()]  # of those on a line the hardest to place
     if width < WIDE:
         return [Text(), *(Text.assemble((title, "bold"), f": {_told(cost, capacity)}") for title, cost in rows)]
     richest = sorted((cost.memory for _, cost in rows), key=len, reverse=True)
@@ -161,7 +161,8 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     table.add_column("", no_wrap=True)
     for title, cost in rows:
         fits = capacity.fits(cost)
-        room = f"of {size(capacity.room(cost) or 0)}"
+        there = capacity.room(cost)
+        room = f"of {size(there) if there else '?'}"
         table.add_row(
             title,
             *(size(cost.memory[part]) if part in cost.memory else "" for part in parts),
@@ -174,8 +175,7 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
 
 
 def _misfit(cost: Cost, capacity: Capacity) -> str:
-    too_few = cost.on_gpu and cost.workers > capacity.all_gpus
-    return f"{cost.workers} x {capacity.gpu.name} lacking" if too_few else "does not fit"
+    return f"{cost.workers} x {capacity.gpu.name} lacking" if capacity.lacks_devices(cost) else "does not fit"
 
 
 def _where(cost: Cost, capacity: Capacity) -> str:

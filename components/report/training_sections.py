@@ -83,23 +83,21 @@ def _comparison(models: Sequence[Model]) -> Markup:
 
         return cell
 
-    def doubt(model: Model) -> float | None:
-        return half_width_over_windows(model.windows, base.windows)
-
-    def quality(
-        value: Callable[[Model], float | None],
-        digits: int,
-        share: bool = False,
-        doubt: Callable[[Model], float | None] = lambda model: None,
-    ) -> Callable[[Model], str]:
+    def quality(value: Callable[[Model], float | None], digits: int, share: bool = False) -> Callable[[Model], str]:
         show = percent if share else decimal
 
         def cell(model: Model) -> str:
             mine, theirs = known(value(model)), known(value(base))
-            beside = None if model is base else difference(mine, theirs, digits, share, doubt(model))
+            beside = None if model is base else difference(mine, theirs, digits, share)
             return join((show(mine, digits), beside), " ")
 
         return cell
+
+    def bits(model: Model) -> str:
+        mine, theirs = (known(m.evaluation.bits_per_byte) if m.evaluation else None for m in (model, base))
+        half_width = half_width_over_windows(model.windows, base.windows)
+        beside = None if model is base else difference(mine, theirs, 4, half_width=half_width)
+        return join((decimal(mine, 4), beside), " ")
 
     def line(model: Model) -> CompletionScore | None:
         return model.evaluation.line_completion if model.evaluation else None
@@ -112,7 +110,7 @@ def _comparison(models: Sequence[Model]) -> Markup:
         row("Training FLOPs", relative(lambda m: m.checkpoint.training_flops, scientific)),
         row("Training time", relative(lambda m: m.checkpoint.training_seconds, duration)),
         row("Threads", lambda m: whole(m.checkpoint.training_threads)),
-        row("Bits per byte", quality(lambda m: m.evaluation.bits_per_byte if m.evaluation else None, 4, doubt=doubt)),
+        row("Bits per byte", bits),
         row("Next-token loss", quality(lambda m: m.evaluation.heads[0].loss if m.evaluation else None, 4)),
         row("Next-token top-1", quality(lambda m: m.evaluation.heads[0].top1 if m.evaluation else None, 2, True)),
     ]

@@ -113,7 +113,7 @@ def test_several_values_without_a_sweep_say_how_to_have_one() -> None:
         ("model.dim=[1,", "not readable; quote"),
         ("corpus.max_bytes=10", "must be at least min_bytes (200)"),
         ("demo", "demo: an argument is KEY=VALUE; did you mean conf=demo?"),
-        ("b.py", "and a glob in quotes"),
+        ("b.py", "a glob needs quotes"),
     ],
 )
 def test_what_hydra_would_say_in_words_of_its_own_is_said_in_ours(override: str, words: str) -> None:
