@@ -91,8 +91,9 @@ def heldout_steps(
         tokens_BT = torch.tensor([list(window)], device=device)
         T = tokens_BT.shape[1]
         rotary = model.rotary(T, device)
-        z_BTD = model.forward_trunk(tokens_BT, rotary)
-        choices = [model.head_unembedding(i)(model.forward_head(i, z_BTD, rotary))[0].argmax(-1) for i in range(n)]
+        z_BTD = model.forward_trunk(model.embedding(tokens_BT), rotary)
+        states = enumerate(model.forward_heads(z_BTD, rotary, n))
+        choices = [model.head_unembedding(i)(h_BTD)[0].argmax(-1) for i, h_BTD in states]
         right = torch.ones(T - n + 1, dtype=torch.long, device=device)
         runs = torch.zeros_like(right)
         for i in range(1, n):

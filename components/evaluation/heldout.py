@@ -66,14 +66,14 @@ def add_head_sums(
     n = model.config.n_future_tokens
     T = tokens_BS.shape[1] - n
     rotary = model.rotary(T, tokens_BS.device)
-    z_BTD = model.forward_trunk(tokens_BS[:, :T], rotary)
+    z_BTD = model.forward_trunk(model.embedding(tokens_BS[:, :T]), rotary)
     rows = max(1, LOGITS_AT_ONCE // model.config.vocabulary_size)
     loss_B = torch.zeros(len(tokens_BS), dtype=torch.float64, device=tokens_BS.device)
     bytes_B = torch.zeros(len(tokens_BS), dtype=torch.int64, device=tokens_BS.device)
-    for i in range(n):
+    for i, h_BTD in enumerate(model.forward_heads(z_BTD, rotary, n)):
         counted_BT = is_target_BS[:, i + 1 : i + 1 + T]
         row_N = counted_BT.nonzero()[:, 0]
-        h_ND = model.forward_head(i, z_BTD, rotary)[counted_BT]
+        h_ND = h_BTD[counted_BT]
         target_N = tokens_BS[:, i + 1 : i + 1 + T][counted_BT]
         chunks = (torch.split(of_all, rows) for of_all in (h_ND, target_N, row_N))
         for h, target, row in zip(*chunks, strict=True):

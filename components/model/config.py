@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
-Arrangement = Literal["parallel", "replicated"]
+Arrangement = Literal["parallel", "causal", "anticausal", "linear", "replicated"]
+LAYER_ARRANGEMENTS = ("parallel", "causal", "anticausal")
+"""Arrangements whose prediction heads are transformer layers."""
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -18,7 +20,8 @@ class ModelConfig:
     dim: int = 256
     """Width of the residual stream."""
     layers: int = 8
-    """All transformer layers; in the `parallel` arrangement the prediction heads are counted among them."""
+    """All transformer layers; prediction heads that are layers (`parallel`, `causal`, `anticausal`) are counted among
+    them."""
     n_attention_heads: int = 4
     """Attention heads per layer; must divide `dim`."""
     n_kv_heads: int | None = None
@@ -30,9 +33,14 @@ class ModelConfig:
     n_future_tokens: int = 1
     """Prediction heads: head i predicts the token i ahead. In a recipe `future_tokens` sets it."""
     arrangement: Arrangement = "parallel"
-    """`parallel`: each head is a transformer layer on the trunk's output, taken from the end of the trunk, with one
-    unembedding for all (paper section 2). `replicated`: each head is an unembedding of its own on the full
-    trunk (Table S13: the byte models)."""
+    """How the heads hang together (paper section 2 and Appendix B). `parallel`: each head is a transformer layer on the
+    trunk's output, taken from the end of the trunk. `causal`: the same layers one upon another, the head of the nearest
+    token first. `anticausal`: one upon another, the nearest token's last: its path has all the layers. `linear`: the
+    first head is the trunk itself, each further one a matrix on its output. These share one unembedding. `replicated`:
+    each head is an unembedding of its own on the full trunk (Table S13: the byte models)."""
+    extra_layers: bool = False
+    """Whether heads that are layers, the first aside, come on top of `layers` instead of out of the trunk, which then
+    keeps its length whatever n (Table S4, "+Layers 3" at n = 4)."""
     tied_embeddings: bool = False
     """Whether the unembedding is the embedding's matrix (the paper: no, footnote 1 of 4.1)."""
     rope_theta: float = 10000.0
@@ -59,10 +67,19 @@ class ModelConfig:
             faults.append(f"dim / n_attention_heads is {self.head_dim}; rotary positions need an even number")
         if self.n_attention_heads % self.kv_heads:
             faults.append(f"n_kv_heads ({self.n_kv_heads}) must divide n_attention_heads ({self.n_attention_heads})")
-        if self.arrangement == "parallel" and self.n_future_tokens >= self.layers:
+        if self.arrangement not in (known := get_args(Arrangement)):
+            faults.append(f"arrangement is {self.arrangement!r}; use one of {', '.join(known)}")
+        elif self.n_trunk_layers < 1:
             faults.append(
-                f"n_future_tokens is {self.n_future_tokens} with {self.layers} layers; each parallel head is one "
-                f"of the layers and at least one must stay for the trunk: at most {self.layers - 1}, or raise layers"
+                f"n_future_tokens is {self.n_future_tokens} with {self.layers} layers; each {self.arrangement} head is "
+                f"one of the layers and at least one must stay for the trunk: at most {self.layers - 1}, raise layers, "
+                "or set extra_layers"
+                if not self.extra_layers
+                else f"layers is {self.layers}; with extra_layers the trunk has one fewer and needs at least one"
+            )
+        if self.extra_layers and self.arrangement not in LAYER_ARRANGEMENTS:
+            faults.append(
+                f"extra_layers has no meaning for {self.arrangement} heads, which are no layers; leave it out"
             )
         if self.tied_embeddings and self.arrangement == "replicated" and self.n_future_tokens > 1:
             faults.append("tied_embeddings needs one unembedding; the replicated arrangement has several")
@@ -85,15 +102,35 @@ class ModelConfig:
     @property
     def n_head_layers(self) -> int:
         """Transformer layers that are prediction heads."""
-        return self.n_future_tokens if self.arrangement == "parallel" else 0
+        return self.n_future_tokens if self.arrangement in LAYER_ARRANGEMENTS else 0
+
+    @property
+    def n_layers(self) -> int:
+        """Transformer layers in all: trunk and heads."""
+        return self.layers + (self.n_future_tokens - 1 if self.extra_layers else 0)
 
     @property
     def n_trunk_layers(self) -> int:
-        return self.layers - self.n_head_layers
+        return self.n_layers - self.n_head_layers
+
+    @property
+    def n_head_matrices(self) -> int:
+        """Heads that are a dim x dim matrix on the trunk's output (`linear`)."""
+        return self.n_future_tokens - 1 if self.arrangement == "linear" else 0
 
     @property
     def n_unembeddings(self) -> int:
-        return 1 if self.arrangement == "parallel" else self.n_future_tokens
+        return self.n_future_tokens if self.arrangement == "replicated" else 1
+
+    @property
+    def chain(self) -> tuple[int, ...]:
+        """Heads that stand one upon another, from the trunk outwards (heads count from 0); empty: each on the trunk."""
+        heads = range(self.n_future_tokens)
+        return {"causal": tuple(heads), "anticausal": tuple(reversed(heads))}.get(self.arrangement, ())
+
+    def head_layers_run(self, k: int) -> int:
+        """Layers beyond the trunk that the first `k` heads need."""
+        return self.n_future_tokens if self.arrangement == "anticausal" else min(k, self.n_head_layers)
 
     def layer_matrix_parameters(self) -> int:
         """Parameters of one layer's matrices."""
@@ -105,33 +142,43 @@ class ModelConfig:
         return self.layer_matrix_parameters() + 2 * self.dim
 
     def n_parameters(self) -> int:
-        """All parameters, embeddings included. Equal across n in the `parallel` arrangement."""
-        layers = self.layers * self.layer_parameters()
+        """All parameters, embeddings included.
+
+        Equal across n where heads are layers out of the trunk. Else n heads have more than one by what makes them
+        heads, at the same depth: (n - 1) layers with `extra_layers`, (n - 1) dim^2 if `linear`, (n - 1)
+        vocabulary_size dim if `replicated`.
+        """
+        layers = self.n_layers * self.layer_parameters() + self.n_head_matrices * self.dim**2
         tables = self.n_unembeddings + (0 if self.tied_embeddings else 1)
         return layers + self.dim + tables * self.vocabulary_size * self.dim
+
+    def matrix_parameters(self) -> int:
+        """Parameters of the matrices of all layers and heads, embedding and unembedding aside."""
+        return self.n_layers * self.layer_matrix_parameters() + self.n_head_matrices * self.dim**2
 
     def flops_per_token(self, context_length: int) -> int:
         """Training FLOPs per token: forward and backward of matrix products, all heads, attention over the whole
         context as torch's FlopCounterMode counts it (causality not subtracted)."""
         unembeddings = self.n_future_tokens * self.vocabulary_size * self.dim
-        matrices = self.layers * self.layer_matrix_parameters() + unembeddings
-        attention = self.layers * 2 * context_length * self.n_attention_heads * self.head_dim
+        matrices = self.matrix_parameters() + unembeddings
+        attention = self.n_layers * 2 * context_length * self.n_attention_heads * self.head_dim
         return 6 * (matrices + attention)
 
     def layer_flops_per_token(self, context_length: int) -> int:
         """Forward FLOPs per token of all layers: what activation checkpointing computes a second time."""
         attention = 2 * context_length * self.n_attention_heads * self.head_dim
-        return 2 * self.layers * (self.layer_matrix_parameters() + attention)
+        return 2 * self.n_layers * (self.layer_matrix_parameters() + attention)
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2, k: int | None = None) -> int:
         """Cache bytes per token and sequence when decoding with `k` heads (default: all)."""
         k = self.n_future_tokens if k is None else k
-        layers = self.n_trunk_layers + (k if self.arrangement == "parallel" else 0)
+        layers = self.n_trunk_layers + self.head_layers_run(k)
         return layers * 2 * self.kv_heads * self.head_dim * bytes_per_value
 
 
 def with_heads(config: ModelConfig, n_future_tokens: int) -> ModelConfig:
-    """The shape that is left when only the first prediction heads are kept: the trunk stays whole.
+    """The shape that is left when only the first prediction heads are kept: the trunk stays whole, and takes in the
+    layers of dropped anticausal heads, through which those that stay are reached.
 
     ValueError when the model has fewer.
     """
@@ -140,5 +187,9 @@ def with_heads(config: ModelConfig, n_future_tokens: int) -> ModelConfig:
             f"n_future_tokens is {n_future_tokens}, but the model was trained with {config.n_future_tokens} "
             f"prediction heads; heads can be dropped, not added: at most {config.n_future_tokens}"
         )
-    dropped = config.n_head_layers - n_future_tokens if config.arrangement == "parallel" else 0
-    return replace(config, n_future_tokens=n_future_tokens, layers=config.layers - dropped)
+    layers, dropped = config.layers, config.n_future_tokens - n_future_tokens
+    if config.arrangement == "anticausal":
+        layers += dropped if config.extra_layers else 0
+    elif config.n_head_layers and not config.extra_layers:
+        layers -= dropped
+    return replace(config, n_future_tokens=n_future_tokens, layers=layers)

@@ -11,6 +11,7 @@ V vocabulary, K prediction heads.
 
 import hashlib
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm transformer layer: of the trunk, or a prediction head of the `parallel` arrangement."""
+    """One pre-norm transformer layer: of the trunk, or a prediction head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -111,11 +112,13 @@ class Layer(nn.Module):
 
 
 class MultiTokenTransformer(nn.Module):
-    """Trunk, prediction heads and unembedding.
+    """Trunk, prediction heads and unembedding. Heads count from 0 in code: head 0 is the next-token head, head i
+    predicts the token i + 1 ahead. One head is an ordinary Llama of `config.layers` layers in any arrangement.
 
-    `parallel`: `prediction_heads[i]` is a Layer and all share `norm` and `unembedding[0]`; with one head this is
-    an ordinary Llama of `config.layers` layers. `replicated`: no head layers, `unembedding[i]` belongs to head i.
-    Heads count from 0 in code: head 0 is the next-token head, head i predicts the token i + 1 ahead.
+    `parallel`, `causal`, `anticausal`: `prediction_heads[i]` is a Layer, on the trunk's output or on another head
+    (`head_below`). `linear`: `prediction_heads[i - 1]` is the matrix of head i, and head 0 the trunk's output itself.
+    These share `unembedding[0]`. `replicated`: `unembedding[i]` belongs to head i, and all read the trunk's output.
+    `norm` is shared in every arrangement.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -123,7 +126,9 @@ class MultiTokenTransformer(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary_size, config.dim)
         self.trunk = nn.ModuleList(Layer(config) for _ in range(config.n_trunk_layers))
-        self.prediction_heads = nn.ModuleList(Layer(config) for _ in range(config.n_head_layers))
+        head_layers = [Layer(config) for _ in range(config.n_head_layers)]
+        head_matrices = [nn.Linear(config.dim, config.dim, bias=False) for _ in range(config.n_head_matrices)]
+        self.prediction_heads = nn.ModuleList([*head_layers, *head_matrices])
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.unembedding = nn.ModuleList(
             nn.Linear(config.dim, config.vocabulary_size, bias=False) for _ in range(config.n_unembeddings)
@@ -138,37 +143,46 @@ class MultiTokenTransformer(nn.Module):
             self.unembedding[0].weight = self.embedding.weight
 
     def init_weights(self, seed: int) -> None:
-        """Normal(0, 0.02), the matrices that write to the residual stream smaller by sqrt(2 layers), as in GPT-2.
-
-        The draw of a tensor depends on (seed, its name) alone, so models of different n share what they share.
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                nn.init.ones_(parameter)
-                continue
-            generator = torch.Generator().manual_seed(_seed_for(seed, name))
-            writes_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
-            std = 0.02 / math.sqrt(2 * self.config.layers) if writes_residual else 0.02
-            with torch.no_grad():
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+        """Set every parameter to its `initial_weight`."""
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(initial_weight(self.config, seed, name, parameter.shape))
 
     def rotary(self, T: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Rotary table of positions 0..T-1, broadcast over batch and attention heads."""
         return rotary_table(torch.arange(T, device=device), self.config.head_dim, self.config.rope_theta)
 
-    def forward_trunk(self, tokens_BT: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """f_s: the trunk's residual stream z_BTD."""
-        z_BTD: Tensor = self.embedding(tokens_BT)
+    def forward_trunk(self, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """f_s behind the embedding: the trunk's residual stream z_BTD, from the embedded tokens."""
         for layer in self.trunk:
-            z_BTD = self._through(layer, z_BTD, rotary)
-        return z_BTD
+            x_BTD = self._through(layer, x_BTD, rotary)
+        return x_BTD
 
-    def forward_head(self, i: int, z_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """f_{h_i} and the final norm: the state that head i's unembedding reads, h_BTD."""
-        if self.prediction_heads:
-            z_BTD = self._through(self.prediction_heads[i], z_BTD, rotary)
-        h_BTD: Tensor = self.norm(z_BTD)
-        return h_BTD
+    def head_below(self, i: int) -> int | None:
+        """The head whose state head i takes as its input; None: it takes the trunk's output (paper Appendix B)."""
+        chain = self.config.chain
+        place = chain.index(i) if chain else 0
+        return chain[place - 1] if place else None
+
+    def forward_head(self, i: int, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """f_{h_i}: the state of head i, before the final norm, from the trunk's output or the state of the head below."""
+        if self.config.n_head_layers:
+            return self._through(self.prediction_heads[i], x_BTD, rotary)
+        if self.config.n_head_matrices and i:
+            state_BTD: Tensor = self.prediction_heads[i - 1](x_BTD)
+            return state_BTD
+        return x_BTD
+
+    def forward_heads(self, z_BTD: Tensor, rotary: tuple[Tensor, Tensor], heads: int) -> Iterator[Tensor]:
+        """What the unembeddings of the first `heads` heads read, one after the other: h_BTD, normed."""
+        if not self.config.chain:
+            for i in range(heads):
+                yield self.norm(self.forward_head(i, z_BTD, rotary))
+            return
+        states: dict[int | None, Tensor] = {None: z_BTD}
+        for i in self.config.chain[: self.config.head_layers_run(heads)]:
+            states[i] = self.forward_head(i, states[self.head_below(i)], rotary)
+        yield from (self.norm(states[i]) for i in range(heads))
 
     def _through(self, layer: nn.Module, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         if self.recompute_layers and torch.is_grad_enabled():
@@ -178,7 +192,7 @@ class MultiTokenTransformer(nn.Module):
         return out
 
     def head_unembedding(self, i: int) -> nn.Linear:
-        """f_u of head i (all heads share one in the `parallel` arrangement)."""
+        """f_u of head i (all heads share one unless `replicated`)."""
         module = self.unembedding[i if len(self.unembedding) > 1 else 0]
         assert isinstance(module, nn.Linear)
         return module
@@ -190,9 +204,28 @@ class MultiTokenTransformer(nn.Module):
         this tensor (see `components.training.loss`).
         """
         rotary = self.rotary(tokens_BT.shape[1], tokens_BT.device)
-        z_BTD = self.forward_trunk(tokens_BT, rotary)
+        z_BTD = self.forward_trunk(self.embedding(tokens_BT), rotary)
         K = self.config.n_future_tokens if heads is None else heads
-        return torch.stack([self.head_unembedding(i)(self.forward_head(i, z_BTD, rotary)) for i in range(K)])
+        states = self.forward_heads(z_BTD, rotary, K)
+        return torch.stack([self.head_unembedding(i)(h_BTD) for i, h_BTD in enumerate(states)])
+
+
+def initial_weight(config: ModelConfig, seed: int, name: str, shape: Sequence[int]) -> Tensor:
+    """The value of a parameter before training: normal(0, 0.02), the matrices that write to the residual stream smaller
+    by sqrt(2 layers), as in GPT-2; gains are one, and a `linear` head's matrix the identity, so that it starts where
+    the next-token head does.
+
+    The draw depends on (seed, name) alone, so models of different n share what they share, and any worker can make
+    its part of it.
+    """
+    if len(shape) < 2:
+        return torch.ones(shape)
+    if config.n_head_matrices and name.startswith("prediction_heads."):
+        return torch.eye(config.dim)
+    generator = torch.Generator().manual_seed(_seed_for(seed, name))
+    writes_residual = name.endswith(("attention.out.weight", "ffn.down.weight"))
+    std = 0.02 / math.sqrt(2 * config.layers) if writes_residual else 0.02
+    return torch.randn(tuple(shape), generator=generator) * std
 
 
 def _seed_for(seed: int, name: str) -> int:

@@ -2,7 +2,8 @@
 
 Keys: `embedding.weight`; `trunk.{i}.` and `prediction_heads.{i}.` with `attention_norm.weight`,
 `attention.qkv.weight` (rows: q, k, v), `attention.out.weight`, `ffn_norm.weight`, `ffn.gate_up.weight` (rows: gate,
-up), `ffn.down.weight`; `norm.weight`; `unembedding.{i}.weight` (absent when tied).
+up), `ffn.down.weight`; in the `linear` arrangement `prediction_heads.{i}.weight` is the matrix of head i + 2 (counting
+from 1); `norm.weight`; `unembedding.{i}.weight` (absent when tied).
 """
 
 import dataclasses
@@ -85,11 +86,22 @@ def load_weights(model: MultiTokenTransformer, directory: Path) -> None:
 def keep_heads(model: MultiTokenTransformer, n_future_tokens: int) -> MultiTokenTransformer:
     """A copy that has only the first `n_future_tokens` prediction heads (paper section 3.6: extra heads dropped).
 
-    ValueError when the model has fewer. The trunk stays whole, so `layers` shrinks with the head layers.
+    ValueError when the model has fewer. The trunk stays whole, so `layers` shrinks with the head layers; dropped
+    `anticausal` heads, through which the others are reached, become the trunk's last layers.
     """
     kept = MultiTokenTransformer(with_heads(model.config, n_future_tokens)).to(model.embedding.weight)
     source = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in kept.named_parameters():
-            parameter.copy_(source[name])
+            parameter.copy_(source[name_before_dropping(name, model.config, n_future_tokens)])
     return kept
+
+
+def name_before_dropping(name: str, config: ModelConfig, n_future_tokens: int) -> str:
+    """What a parameter of `with_heads(config, n_future_tokens)` is called in the model of `config`."""
+    room, _, rest = name.partition(".")
+    if room != "trunk" or config.arrangement != "anticausal":
+        return name
+    index, _, rest = rest.partition(".")
+    beyond = int(index) - config.n_trunk_layers
+    return name if beyond < 0 else f"prediction_heads.{config.chain[beyond]}.{rest}"

@@ -1,23 +1,32 @@
-"""The multi-token loss in the paper's memory order (section 2, equation 2 and Figure 2).
+"""The multi-token loss in the paper's memory order (section 2, equation 2 and Figure 2; for causal heads Figure S11).
 
-The loss is the plain sum over prediction heads of the mean cross entropy; head i (from 0) predicts the token
-i + 1 ahead. Trunk forward; then head by head forward, loss and backward into a detached copy of the trunk's
-output; then one backward through the trunk. Logits exist for one head and one chunk of positions at a time, so
-their memory is C x V instead of K x B x T x V.
+The loss is the sum over prediction heads of the mean cross entropy, each head's weight (1 in the paper) before it; head
+i (from 0) predicts the token i + 1 ahead. Trunk forward; then head by head forward, loss and backward into a detached
+copy of the trunk's output; then one backward through the trunk. Heads that stand one upon another go forward together
+and come back from the outermost inwards. Logits exist for one head and one chunk of positions at a time, so their memory
+is C x V instead of K x B x T x V.
+
+Layers are differentiated by autograd. Embedding and unembeddings, the tables, are done by hand: their gradients add up
+where they are kept, without a copy of the table on the way.
 
 Shape suffixes: B batch, T positions, N = B x T, C positions of one chunk, D model width, V vocabulary,
-K prediction heads.
+K prediction heads that count.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
 
 IGNORE = -100
 """Target of a position that does not count."""
+CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
+"""Positions with logits at a time: on a CPU what stays in its cache."""
 
 
 class HeadSums(NamedTuple):
@@ -31,11 +40,39 @@ class HeadSums(NamedTuple):
     """Counted targets."""
 
 
+@dataclass
+class Tables:
+    """Embedding and unembeddings during a step: whole matrices to compute with, and where their gradients add up."""
+
+    embedding_VD: Tensor
+    embedding_gradient_VD: Tensor
+    unembeddings: list[Tensor]
+    """One (V, D) matrix for all heads, or one per head, in the precision of the products."""
+    unembedding_gradients: list[Tensor]
+
+    @staticmethod
+    def of(model: MultiTokenTransformer, dtype: torch.dtype) -> "Tables":
+        """A whole model's own parameters, the unembeddings in `dtype`, with their `.grad`."""
+        weights = [module.weight for module in model.unembedding]
+        return Tables(
+            model.embedding.weight.detach(),
+            gradient_of(model.embedding.weight),
+            [weight.detach().to(dtype) for weight in weights],
+            [gradient_of(weight) for weight in weights],
+        )
+
+
 def window_targets(window_BS: Tensor, n_future_tokens: int) -> tuple[Tensor, Tensor]:
     """Split windows of T + n tokens into tokens_BT and targets_KBT; every position has all its targets."""
     T = window_BS.shape[1] - n_future_tokens
     targets = [window_BS[:, i + 1 : i + 1 + T] for i in range(n_future_tokens)]
     return window_BS[:, :T], torch.stack(targets)
+
+
+def product_dtype(tokens: Tensor, default: torch.dtype) -> torch.dtype:
+    """The precision of matrix products on the tokens' device: autocast's where it is on."""
+    device = tokens.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else default
 
 
 def multi_token_backward(
@@ -44,44 +81,71 @@ def multi_token_backward(
     targets_KBT: Tensor,
     scale_K: Tensor,
     chunk_tokens: int | None = None,
+    tables: Tables | None = None,
+    before_trunk: Callable[[], None] = lambda: None,
 ) -> HeadSums:
-    """Add the gradient of sum_i scale_i * (summed cross entropy of head i) to the parameters' `.grad`.
+    """Add the gradient of sum_i scale_i * (summed cross entropy of head i) to the parameters' gradients.
 
-    `scale_K` is one over the targets that count in the whole step, so that calls on parts of a batch add up to
-    the gradient of equation 2. Targets equal to IGNORE do not count. Run it inside `torch.autocast` for bfloat16.
-    `chunk_tokens` is how many positions have logits at a time; None: as many as suit the device.
+    `targets_KBT` has the targets of the first K heads; further ones are left out. `scale_K` is a head's weight over the
+    targets that count in the whole step, so that calls on parts of a batch add up to the gradient of equation 2. Targets
+    equal to IGNORE do not count. Run it inside `torch.autocast` for bfloat16.
+    `chunk_tokens` is how many positions have logits at a time; None: as many as suit the device. `tables`: the
+    model's own if None. `before_trunk` is called when all heads are done and the trunk is to go backward.
     """
-    chunk_tokens = chunk_tokens or (512 if tokens_BT.is_cpu else 4096)  # on a CPU what stays in its cache
+    K, chunk_tokens = len(targets_KBT), chunk_tokens or CHUNK_TOKENS.get(tokens_BT.device.type, 4096)
+    tables = tables or Tables.of(model, product_dtype(tokens_BT, model.embedding.weight.dtype))
     rotary = model.rotary(tokens_BT.shape[1], tokens_BT.device)
-    z_BTD = model.forward_trunk(tokens_BT, rotary)
-    detached_BTD = z_BTD.detach().requires_grad_()
-    sums = []
-    for i, targets_BT in enumerate(targets_KBT):
-        h_BTD = model.forward_head(i, detached_BTD, rotary)
-        gradient_BTD, head_sums = _unembed_backward(
-            model.head_unembedding(i), h_BTD.detach(), targets_BT, scale_K[i], chunk_tokens
-        )
-        h_BTD.backward(gradient_BTD)  # type: ignore[no-untyped-call]
-        sums.append(head_sums)
-    z_BTD.backward(detached_BTD.grad)  # type: ignore[no-untyped-call]
-    return HeadSums(*torch.stack(sums, dim=1))
+    x_BTD = F.embedding(tokens_BT, tables.embedding_VD)
+    x_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32)).requires_grad_()
+    z_BTD = model.forward_trunk(x_BTD, rotary)
+    outputs: dict[int | None, Tensor] = {None: z_BTD}
+    leaves: dict[int | None, Tensor] = {None: z_BTD.detach().requires_grad_()}
+    sums: dict[int, Tensor] = {}
+
+    def head_forward(i: int) -> None:
+        outputs[i] = model.forward_head(i, leaves[model.head_below(i)], rotary)
+        leaves[i] = outputs[i].detach().requires_grad_()
+
+    def head_backward(i: int) -> None:
+        leaf_BTD = leaves.pop(i)
+        if i < K:
+            h_BTD = model.norm(leaf_BTD)
+            own = i if len(tables.unembeddings) > 1 else 0
+            gradient_BTD, sums[i] = _unembed_backward(
+                h_BTD.detach(), targets_KBT[i], scale_K[i], tables, own, chunk_tokens
+            )
+            torch.autograd.backward(h_BTD, gradient_BTD)
+        torch.autograd.backward(outputs.pop(i), leaf_BTD.grad)
+
+    if chain := model.config.chain[: model.config.head_layers_run(K)]:
+        for i in chain:
+            head_forward(i)
+        for i in reversed(chain):
+            head_backward(i)
+    else:
+        for i in range(K):
+            head_forward(i)
+            head_backward(i)
+    before_trunk()
+    torch.autograd.backward(z_BTD, leaves[None].grad)
+    add_rows(tables.embedding_gradient_VD, tokens_BT, x_BTD.grad)
+    return HeadSums(*torch.stack([sums[i] for i in range(K)], dim=1))
 
 
 @torch.no_grad()
 def _unembed_backward(
-    unembedding: nn.Linear, h_BTD: Tensor, targets_BT: Tensor, scale: Tensor, chunk_tokens: int
+    h_BTD: Tensor, targets_BT: Tensor, scale: Tensor, tables: Tables, table: int, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """Gradient with respect to `h_BTD`, and (loss, correct, count); adds to the unembedding's gradient.
 
     By hand, since the gradient of the cross entropy with respect to the logits, softmax minus one at the target,
     falls off while the loss is computed and can take the logits' place in memory.
     """
-    device = h_BTD.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else h_BTD.dtype
-    exact = torch.promote_types(dtype, torch.float32)
+    weight_VD, gradient_VD = tables.unembeddings[table], tables.unembedding_gradients[table]
+    exact = torch.promote_types(weight_VD.dtype, torch.float32)
     minus_one = torch.tensor(-1.0, dtype=exact, device=h_BTD.device)
-    weight_VD, h_ND, targets_N = unembedding.weight.to(dtype), h_BTD.flatten(0, 1).to(dtype), targets_BT.flatten()
-    gradient_VD, gradient_ND = gradient_of(unembedding.weight), torch.empty_like(h_ND)
+    h_ND, targets_N = h_BTD.flatten(0, 1).to(weight_VD.dtype), targets_BT.flatten()
+    gradient_ND = torch.empty_like(h_ND)
     sums = torch.zeros(3, dtype=torch.float64, device=h_BTD.device)
     for start in range(0, len(h_ND), chunk_tokens):
         chunk = slice(start, start + chunk_tokens)
@@ -95,10 +159,21 @@ def _unembed_backward(
         correct_C = counts_C & (target_C == best_C)
         sums += torch.stack((-log_p_C.double() @ counts_C.double(), correct_C.sum(), counts_C.sum()))
         gradient_CV.scatter_add_(1, index_C1, minus_one.expand_as(index_C1))
-        gradient_CV = gradient_CV.mul_((counts_C * scale).to(exact)[:, None]).to(dtype)
+        gradient_CV = gradient_CV.mul_((counts_C * scale).to(exact)[:, None]).to(weight_VD.dtype)
         gradient_ND[chunk] = gradient_CV @ weight_VD
         gradient_VD += gradient_CV.T @ h_CD
     return gradient_ND.view_as(h_BTD), sums
+
+
+@torch.no_grad()
+def add_rows(gradient_VD: Tensor, tokens_BT: Tensor, rows_BTD: Tensor | None) -> None:
+    """Add to the embedding's gradient what its rows got; the same bits every time, on a GPU too."""
+    assert rows_BTD is not None
+    rows_ND, tokens_N = rows_BTD.flatten(0, 1).to(gradient_VD.dtype), tokens_BT.flatten()
+    if gradient_VD.is_cpu:
+        gradient_VD.index_add_(0, tokens_N, rows_ND)
+    else:  # atomic additions would come in any order
+        gradient_VD.index_put_((tokens_N,), rows_ND, accumulate=True)
 
 
 def gradient_of(parameter: Tensor) -> Tensor:

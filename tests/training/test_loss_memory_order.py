@@ -1,6 +1,7 @@
 """The memory order of the backward pass against the plain sum of losses, and the memory that it is for."""
 
 import weakref
+from typing import get_args
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from components.model.config import ModelConfig
+from components.model.config import LAYER_ARRANGEMENTS, Arrangement, ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.loss import IGNORE, HeadSums, multi_token_backward, window_targets
 from components.training.optimizer import Gradients
@@ -46,7 +47,8 @@ def naive(model: MultiTokenTransformer, tokens_BT: torch.Tensor, targets_KBT: to
 
 
 CASES = [
-    *[(n, {"arrangement": a}, masked) for n in (1, 2, 3, 4) for a in ("parallel", "replicated") for masked in (0, 1)],
+    *[(n, {"arrangement": a}, masked) for n in (1, 2, 3, 4) for a in get_args(Arrangement) for masked in (0, 1)],
+    *[(4, {"arrangement": a, "extra_layers": True}, False) for a in LAYER_ARRANGEMENTS],
     (3, {"n_kv_heads": 2}, False),
     (3, {"tied_embeddings": True}, False),
     (8, {"arrangement": "replicated"}, False),
