@@ -21,12 +21,12 @@ from components.decoding.checks import (
     full_forward_mismatches,
     heldout_steps,
     repeated_4grams,
-    tokens_per_forward_of,
 )
 from components.decoding.config import DecodingConfig
 from components.decoding.engine import Decoder
 from components.decoding.limits import step_limits
 from components.decoding.machine import describe
+from components.model.acceptance import tokens_per_forward_of
 from components.model.transformer import MultiTokenTransformer
 
 SAMPLES = 4

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from components.model.acceptance import accepted_runs, step_histogram
 from components.model.transformer import MultiTokenTransformer
 
 
@@ -78,11 +79,7 @@ def heldout_steps(
 ) -> dict[int, list[int]]:
     """Per k a histogram of the drafts accepted along given text: entry m counts the steps that accepted m.
 
-    At position t of a window, which has all of the true text up to t before it, head i (from 1) is right when its
-    choice is the one that head 0 itself makes at t + i, where it has the true text up to t + i. With k heads in use
-    a step accepts the m <= k - 1 heads right before the first wrong one, and the next step is m + 1 tokens on, as
-    in decoding: a stretch of blanks counts as the few steps that it takes, not once a blank. Steps start at `skip`;
-    the last n - 1 positions of a window start none.
+    As `model.acceptance` defines it; steps start at `skip` of a window.
     """
     n = model.config.n_future_tokens
     counts = {k: [0] * k for k in ks}
@@ -94,25 +91,11 @@ def heldout_steps(
         z_BTD = model.forward_trunk(model.embedding(tokens_BT), rotary)
         states = enumerate(model.forward_heads(z_BTD, rotary, n))
         choices = [model.head_unembedding(i)(h_BTD)[0].argmax(-1) for i, h_BTD in states]
-        right = torch.ones(T - n + 1, dtype=torch.long, device=device)
-        runs = torch.zeros_like(right)
-        for i in range(1, n):
-            right = right * (choices[i][: T - n + 1] == choices[0][i : T - n + 1 + i])
-            runs += right
-        accepted = runs.tolist()
-        for k, histogram in counts.items():
-            t = skip
-            while t < len(accepted):
-                m = min(accepted[t], k - 1)
-                histogram[m] += 1
-                t += m + 1
+        accepted = accepted_runs(torch.stack(choices)).tolist()
+        for k in counts:
+            found = step_histogram(accepted, k, skip)
+            counts[k] = [a + b for a, b in zip(counts[k], found, strict=True)]
     return counts
-
-
-def tokens_per_forward_of(histogram: Sequence[int]) -> float:
-    """E of a histogram of drafts accepted per step: one token and the accepted drafts, on average. NaN if empty."""
-    steps = sum(histogram)
-    return sum((m + 1) * count for m, count in enumerate(histogram)) / steps if steps else float("nan")
 
 
 def repeated_4grams(prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[int]]) -> float:

@@ -165,7 +165,7 @@ class MultiTokenTransformer(nn.Module):
         return chain[place - 1] if place else None
 
     def forward_head(self, i: int, x_BTD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-        """f_{h_i}: the state of head i, before the final norm, from the trunk's output or the state of the head below."""
+        """f_{h_i}: the state of head i, before the final norm, from the trunk's output or the head below's state."""
         if self.config.n_head_layers:
             return self._through(self.prediction_heads[i], x_BTD, rotary)
         if self.config.n_head_matrices and i:

@@ -9,11 +9,13 @@ from 1); `norm.weight`; `unembedding.{i}.weight` (absent when tied).
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from components.model.config import ModelConfig, with_heads
 from components.model.transformer import MultiTokenTransformer
@@ -81,6 +83,17 @@ def load_weights(model: MultiTokenTransformer, directory: Path) -> None:
                 parameter.copy_(state.get_tensor(name))
     except SafetensorError as error:
         raise ValueError(f"{directory / WEIGHTS} is damaged: {error}; restore it or train again") from None
+
+
+def read_weights(directory: Path, n_future_tokens: int) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a saved model without its further heads, one at a time, by the names that `with_heads` of its
+    config gives them."""
+    config = load_config(directory)
+    with torch.device("meta"):
+        names = [name for name, _ in MultiTokenTransformer(with_heads(config, n_future_tokens)).named_parameters()]
+    with safe_open(directory / WEIGHTS, framework="pt") as state:
+        for name in names:
+            yield name, state.get_tensor(name_before_dropping(name, config, n_future_tokens))
 
 
 def keep_heads(model: MultiTokenTransformer, n_future_tokens: int) -> MultiTokenTransformer:

@@ -1,61 +1,142 @@
 """Checkpoints of a running training: `step-NNNNNN/`, written whole or not at all, never pickled.
 
-A checkpoint holds `model.safetensors` and `model.json` (usable as a model by itself), `optimizer.safetensors`
-(`mean.<parameter>` and `square.<parameter>`) and `state.json`: counters, and the sha256 of every other file.
-It does not depend on the number of workers.
+A checkpoint holds safetensors files written through torch.distributed.checkpoint, each worker its part (tensors
+`<parameter>`, `mean.<parameter>` and so on for what the optimizer keeps), `model.json`, and `state.json`: counters, and
+the sha256 of every other file. It can be gone on from with another number of workers or another sharding: a worker
+reads what it needs of whatever file has it.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
 import shutil
+import threading
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
+from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
-from components.model.weights import load_weights, save_model
+from components.model.weights import CONFIG
+from components.training.optimizer import Optimizer
+from components.training.parallel import from_all_workers, own_share_of, rank_and_workers
 
-OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 UNFINISHED = "unfinished-"
+KEPT_BY_OPTIMIZER = {"exp_avg": "mean", "exp_avg_sq": "square", "momentum_buffer": "momentum"}
+"""torch's names of what an optimizer keeps of a parameter, and ours in checkpoints."""
 
 
-def save_checkpoint(
-    directory: Path,
-    step: int,
-    model: MultiTokenTransformer,
-    optimizer: torch.optim.AdamW,
-    counters: Mapping[str, Any],
-    keep: int,
-) -> Path:
-    """Write `directory/step-NNNNNN` atomically, then drop all but the newest `keep` checkpoints.
+class CheckpointWriter:
+    """Writes checkpoints under `directory`, of which the newest `keep` stay.
 
-    Where it cannot be written, as on a full disk, those that are there stay and the half-written one goes.
+    Asynchronous, a thread writes a copy in main memory while training goes on; the one before is waited for first.
+    Workers agree over a process group of their own, so that this crosses nothing that training sends.
     """
-    final = checkpoint_path(directory, step)
-    partial = directory / f"{UNFINISHED}{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        save_model(model, partial)
-        save_file(_optimizer_tensors(model, optimizer), partial / OPTIMIZER)
-        digests = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-        (partial / STATE).write_text(json.dumps({"step": step, **counters, "sha256": digests}, indent=2) + "\n")
+
+    def __init__(self, directory: Path, keep: int, asynchronous: bool) -> None:
+        self.directory, self.keep, self.asynchronous = directory, keep, asynchronous
+        workers = rank_and_workers()[1]
+        self.group = dist.new_group(backend="gloo") if workers > 1 else None
+        self.committed = 0
+        """Step of the newest checkpoint written whole; known to the first worker."""
+        self._thread: threading.Thread | None = None
+        self._fault: Exception | None = None
+
+    def save(self, step: int, model: MultiTokenTransformer, optimizer: Optimizer, counters: Mapping[str, Any]) -> None:
+        """Begin to write the checkpoint of `step`, and end before this returns unless asynchronous.
+
+        Where it cannot be written, as on a full disk, those that are there stay and the half-written one goes; that is
+        raised here or, asynchronous, by the next call.
+        """
+        self.wait()
+        tensors = _tensors(model, optimizer)
+        if self.asynchronous:
+            tensors = {name: _copy_in_main_memory(tensor) for name, tensor in tensors.items()}
+        state = {"step": step, **counters, "moved": _steps_moved(model, optimizer)}
+        work = threading.Thread(target=self._write, args=(step, tensors, model.config, state), name="checkpoint")
+        if self.asynchronous:
+            self._thread = work
+            work.start()
+        else:
+            work.run()
+            self._raise()
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._raise()
+
+    def _raise(self) -> None:
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+
+    def _write(self, step: int, tensors: dict[str, Tensor], config: ModelConfig, state: dict[str, Any]) -> None:
+        try:
+            self._write_or_raise(step, tensors, config, state)
+        except Exception as error:
+            self._fault = error
+
+    def _write_or_raise(
+        self, step: int, tensors: dict[str, Tensor], config: ModelConfig, state: dict[str, Any]
+    ) -> None:
+        first = rank_and_workers()[0] == 0
+        final = checkpoint_path(self.directory, step)
+        partial = self.directory / f"{UNFINISHED}{final.name}"
+        if first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        try:
+            if first:
+                (partial / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+            writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that one process saves for itself, which is meant
+                state_dict_saver.save(
+                    tensors, storage_writer=writer, process_group=self.group, no_dist=self.group is None
+                )
+            self._describe(partial, state)
+        except Exception:
+            if first:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if first:
+            self._commit(partial, final, step)
+
+    def _describe(self, partial: Path, state: dict[str, Any]) -> None:
+        """Each worker takes its share of the files' digests; the first writes them down."""
+        digests: dict[str, str] = {}
+        there = json.dumps(sorted(path.name for path in partial.iterdir()))
+        names = json.loads(from_all_workers(there, self.group)[0])  # another may see one more, or not yet
+        own = {name: _sha256(partial / name) for name in own_share_of(names)}
+        for part in from_all_workers(json.dumps(own), self.group):
+            digests |= json.loads(part)
+        if rank_and_workers()[0] != 0:
+            return
+        (partial / STATE).write_text(json.dumps({**state, "sha256": digests}, indent=2) + "\n")
         for path in (*partial.iterdir(), partial):
             _fsync(path)
-    except Exception:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if final.exists():
-        shutil.rmtree(final)
-    partial.rename(final)
-    _fsync(directory)
-    for old in [*list_checkpoints(directory)[:-keep], *directory.glob(f"{UNFINISHED}*")]:
-        shutil.rmtree(old)
-    return final
+
+    def _commit(self, partial: Path, final: Path, step: int) -> None:
+        """Give a checkpoint that is whole its name, and drop older ones."""
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        _fsync(self.directory)
+        self.committed = step
+        for old in [*list_checkpoints(self.directory)[: -self.keep], *self.directory.glob(f"{UNFINISHED}*")]:
+            shutil.rmtree(old)
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -74,51 +155,89 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The counters of a checkpoint. ValueError or OSError when it is damaged."""
+    """The counters of a checkpoint. ValueError, KeyError or OSError when it is damaged."""
     state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    for name, digest in state["sha256"].items():
-        if _sha256(checkpoint / name) != digest:
-            raise ValueError(f"{checkpoint / name} is damaged: its sha256 is not the one in {STATE}")
+    if state["sha256"].keys() != {path.name for path in checkpoint.iterdir()} - {STATE}:
+        raise ValueError(f"{checkpoint} has other files than {STATE} says")
     return state
 
 
 def latest_intact(directory: Path) -> tuple[Path | None, list[Path]]:
     """The newest checkpoint that is whole (None: there is none), and newer ones that are damaged.
 
-    The damaged are put out of the way, to be dropped with the next checkpoint.
+    All workers call this together, and each reads its share of the files. The damaged are put out of the way, to be
+    dropped with the next checkpoint.
     """
-    damaged = []
-    for path in reversed(list_checkpoints(directory)):
+    damaged: list[Path] = []
+    found = from_all_workers(json.dumps([path.name for path in list_checkpoints(directory)]))[0]
+    for name in reversed(json.loads(found)):
+        path = directory / name
+        fault = ""
         try:
-            read_state(path)
-        except (OSError, ValueError, KeyError):
-            damaged.append(path)
-            path.rename(directory / f"{UNFINISHED}{path.name}")
-        else:
+            for file, digest in own_share_of(sorted(read_state(path)["sha256"].items())):
+                if _sha256(path / file) != digest:
+                    fault = f"{path / file} is damaged: its sha256 is not the one in {STATE}"
+        except (OSError, ValueError, KeyError) as error:
+            fault = str(error) or "unreadable"
+        if not any(from_all_workers(fault)):
             return path, damaged
+        damaged.append(path)
+        if rank_and_workers()[0] == 0:
+            path.rename(directory / f"{UNFINISHED}{path.name}")
     return None, damaged
 
 
-def load_checkpoint(checkpoint: Path, model: MultiTokenTransformer, optimizer: torch.optim.AdamW) -> dict[str, Any]:
-    """Set weights and optimizer as they were, in place; returns the counters."""
-    load_weights(model, checkpoint)
-    state: dict[str, Any] = json.loads((checkpoint / STATE).read_text())
-    tensors = load_file(checkpoint / OPTIMIZER)
+def load_checkpoint(checkpoint: Path, model: MultiTokenTransformer, optimizer: Optimizer) -> dict[str, Any]:
+    """Set weights and optimizer as they were, in place, each worker its part; returns the counters."""
+    state = read_state(checkpoint)
     for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(state["step"]), device=parameter.device),
-            "exp_avg": tensors[f"mean.{name}"].to(parameter),
-            "exp_avg_sq": tensors[f"square.{name}"].to(parameter),
-        }
+        if name in state["moved"]:
+            optimizer.remember(parameter, state["moved"][name])
+    _load(checkpoint, _tensors(model, optimizer))
     return state
 
 
-def _optimizer_tensors(model: MultiTokenTransformer, optimizer: torch.optim.AdamW) -> dict[str, torch.Tensor]:
+def load_trained_model(checkpoint: Path) -> MultiTokenTransformer:
+    """The whole model of a checkpoint, on the CPU, whatever number of workers wrote it."""
+    with torch.device("meta"):
+        model = MultiTokenTransformer(ModelConfig(**json.loads((checkpoint / CONFIG).read_text())))
+    model = model.to_empty(device="cpu")
+    model.tie_embeddings()
+    _load(checkpoint, {name: parameter.detach() for name, parameter in model.named_parameters()})
+    return model
+
+
+def _load(checkpoint: Path, tensors: dict[str, Tensor]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        reader = HuggingFaceStorageReader(str(checkpoint))
+        state_dict_loader.load(tensors, storage_reader=reader, no_dist=rank_and_workers()[1] == 1)
+
+
+def _tensors(model: MultiTokenTransformer, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What a checkpoint holds, by name, as it lives here."""
     tensors = {}
     for name, parameter in model.named_parameters():
-        tensors[f"mean.{name}"] = optimizer.state[parameter]["exp_avg"].contiguous()
-        tensors[f"square.{name}"] = optimizer.state[parameter]["exp_avg_sq"].contiguous()
+        tensors[name] = parameter.detach()
+        for theirs, ours in KEPT_BY_OPTIMIZER.items():
+            if theirs in (kept := optimizer.kept(parameter)):
+                tensors[f"{ours}.{name}"] = kept[theirs]
     return tensors
+
+
+def _steps_moved(model: MultiTokenTransformer, optimizer: Optimizer) -> dict[str, int]:
+    """How often the optimizer has moved each parameter that it has moved: fewer times where heads rested."""
+    return {name: n for name, parameter in model.named_parameters() if (n := optimizer.times_moved(parameter))}
+
+
+def _copy_in_main_memory(tensor: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        mesh, placements = tensor.device_mesh, tensor.placements
+        local = tensor.to_local().to("cpu", copy=True)
+        return DTensor.from_local(local, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
+    return tensor.to("cpu", copy=True)
 
 
 def _sha256(path: Path) -> str:

@@ -1,12 +1,14 @@
 """What a training is (its identity) and how it is carried out (never identity). Standard library alone."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from components.model.config import ModelConfig
 
 Precision = Literal["bfloat16", "float32"]
 Sharding = Literal["none", "full"]
+GradientSync = Literal["step", "micro_batch"]
+Curriculum = Literal["none", "forward", "reverse"]
 
 
 class _Faults(list[str]):
@@ -49,6 +51,12 @@ class TrainingConfig:
     """Decoupled decay of matrices and embeddings per step, times the learning rate; norm gains have none."""
     clip_norm: float = 1.0
     """Largest 2-norm of the whole gradient; a longer one is scaled down to it."""
+    head_weights: tuple[float, ...] | None = None
+    """Weight of each prediction head's loss, the nearest token's first; with fewer heads the rest is not used. None: 1
+    for all, as in the paper (equation 2)."""
+    curriculum: Curriculum = "none"
+    """How many heads count in the loss as training goes on, in equal stages (Aynetdinov & Akbik 2025): `none`: all.
+    `forward`: 1, then 2, up to n. `reverse`: n, down to 1. What only other heads use rests meanwhile."""
     precision: Precision = "float32"
     """Arithmetic of the matrix products; weights and optimizer state are float32 in either case."""
     seed: int = 1
@@ -75,6 +83,13 @@ class TrainingConfig:
             faults.check(name, 0 <= getattr(self, name) < 1, "it must lie in [0, 1)")
         faults.check("weight_decay", self.weight_decay >= 0, "it must be at least 0")
         faults.check("clip_norm", self.clip_norm > 0, "it must be above 0")
+        weights = self.head_weights
+        faults.check(
+            "head_weights",
+            weights is None or (len(weights) > 0 and all(0 <= w < float("inf") for w in weights) and weights[0] > 0),
+            "give None or a list of numbers that are at least 0, the first above 0",
+        )
+        faults.check("curriculum", self.curriculum in get_args(Curriculum), "use 'none', 'forward' or 'reverse'")
         faults.check("precision", self.precision in ("bfloat16", "float32"), "use 'bfloat16' or 'float32'")
         return faults
 
@@ -97,6 +112,9 @@ class PretrainConfig:
     """The model's shape."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Optimization."""
+
+    def __post_init__(self) -> None:
+        _check_heads(self.training, self.model.n_future_tokens)
 
 
 @dataclass(frozen=True)
@@ -121,7 +139,23 @@ class FinetuneConfig(TrainingConfig):
     def _faults(self) -> _Faults:
         faults = super()._faults()
         faults.check("n_future_tokens", self.n_future_tokens >= 1, "it must be at least 1")
+        if not faults:
+            try:
+                _check_heads(self, self.n_future_tokens)
+            except ValueError as error:
+                faults.append(str(error))
         return faults
+
+
+def _check_heads(config: TrainingConfig, n_future_tokens: int) -> None:
+    if config.head_weights is not None and len(config.head_weights) < n_future_tokens:
+        raise ValueError(
+            f"head_weights has {len(config.head_weights)} numbers for {n_future_tokens} prediction heads; give one each"
+        )
+    if config.curriculum != "none" and config.steps < n_future_tokens:
+        raise ValueError(
+            f"steps is {config.steps}; a curriculum over {n_future_tokens} prediction heads needs at least as many"
+        )
 
 
 @dataclass(frozen=True)
@@ -141,13 +175,28 @@ class TrainingExecution:
     the memory for activations."""
     sharding: Sharding = "none"
     """`none`: every worker holds the whole model. `full`: parameters, gradients and optimizer state are cut into as
-    many parts as there are workers (FSDP). A plan prices it; training does not carry it out yet."""
+    many parts as there are workers (FSDP2)."""
+    reshard_after_forward: bool = True
+    """With `sharding=full`: whether the trunk's layers are given up after their forward pass and gathered once more for
+    their backward pass (less memory), or stay whole in between (less communication)."""
+    gradient_sync: GradientSync = "step"
+    """With `sharding=full`: when the layers' gradients are summed over workers and cut up: `step`: once a step, kept
+    whole until then (less communication), or after every `micro_batch` (less memory)."""
+    compile: bool = False
+    """Compile the layers with torch.compile: faster steps after a start that takes longer. Needs a C++ compiler or a
+    GPU."""
     checkpoint_every: int = 100
     """Steps between checkpoints that a killed training goes on from."""
     log_every: int = 10
     """Steps between two lines of metrics; each gives means over the steps since the one before."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept; a damaged last one falls back to the one before."""
+    asynchronous_checkpoints: bool = False
+    """Write checkpoints from a copy in main memory while training goes on; else training waits for them."""
+    evaluate_every: int = 0
+    """Steps between two looks at held-out text: loss of every head and the accepted run; 0: none."""
+    evaluate_tokens: int = 16384
+    """Tokens of held-out text looked at each time."""
 
     def __post_init__(self) -> None:
         faults = _Faults(self)
@@ -157,9 +206,13 @@ class TrainingExecution:
             "checkpoint_every",
             "log_every",
             "keep_checkpoints",
+            "evaluate_tokens",
         ):
             faults.check(name, getattr(self, name) >= 1, "it must be at least 1")
         cpus = self.cpus_per_worker
         faults.check("cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
+        faults.check("evaluate_every", self.evaluate_every >= 0, "it must be at least 0")
+        faults.check("sharding", self.sharding in get_args(Sharding), "use 'none' or 'full'")
+        faults.check("gradient_sync", self.gradient_sync in get_args(GradientSync), "use 'step' or 'micro_batch'")
         faults.check("gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")
         faults.end()

@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
 from components.training.checkpoint import (
-    checkpoint_path,
+    CheckpointWriter,
     latest_intact,
     list_checkpoints,
     load_checkpoint,
-    save_checkpoint,
     step_of,
 )
 from components.training.config import TrainingConfig, TrainingExecution
+from components.training.heldout import HeldOut, look
 from components.training.loss import IGNORE, HeadSums, multi_token_backward
-from components.training.metrics import Interval, StepResult, matmul_flops, progress_text, step_metrics
-from components.training.optimizer import Gradients, make_optimizer
-from components.training.parallel import from_first_worker, rank_and_workers, sum_over_workers
-from components.training.schedule import learning_rate
+from components.training.metrics import Interval, OwnTimes, StepResult, matmul_flops, progress_text, step_metrics
+from components.training.optimizer import Optimizer
+from components.training.parallel import rank_and_workers, sum_over_workers
+from components.training.placement import Placement, Whole, dtype_of
+from components.training.schedule import active_heads, learning_rate
 
 Batch = tuple[Tensor, Tensor]
 """tokens_GT and targets_KGT of this worker's share of one step."""
@@ -66,8 +68,8 @@ class TrainState:
     """All that a step changes."""
 
     model: MultiTokenTransformer
-    optimizer: torch.optim.AdamW
-    gradients: Gradients
+    placement: Placement
+    optimizer: Optimizer
     step: int = 0
     """Steps done."""
     seconds: float = 0.0
@@ -76,35 +78,53 @@ class TrainState:
     """Sums since the last line of metrics."""
 
     @staticmethod
-    def fresh(model: MultiTokenTransformer, config: TrainingConfig) -> "TrainState":
-        """The state before step 1, with the model's weights as they are."""
-        return TrainState(model.train(), make_optimizer(model, config), Gradients(model.parameters()))
+    def fresh(model: MultiTokenTransformer, config: TrainingConfig, placement: Placement | None = None) -> "TrainState":
+        """The state before step 1, with the model's weights as they are; placed as it is, whole, if not otherwise."""
+        return TrainState(model.train(), placement or Whole(model, dtype_of(config)), Optimizer(model, config))
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.norm.weight.device
+
+
+def gradient_of_batch(
+    state: TrainState, batch: Batch, config: TrainingConfig, micro_batch_sequences: int
+) -> StepResult:
+    """The gradient of one global batch, summed over workers and clipped, with what it measured. Waits for nothing."""
+    tokens_GT, targets_KGT = batch
+    K = active_heads(config, state.step, len(targets_KGT))
+    targets_KGT = targets_KGT[:K]
+    placement = state.placement
+    started = time.perf_counter()
+    placement.begin_step(K)
+    counts_K = sum_over_workers((targets_KGT != IGNORE).sum((1, 2))).clamp(min=1).double()
+    weights = config.head_weights or (1.0,) * K
+    scale_K = torch.tensor(weights[:K], dtype=torch.float64, device=tokens_GT.device) / counts_K
+    totals = torch.zeros(3, K, dtype=torch.float64, device=tokens_GT.device)
+    starts = range(0, len(tokens_GT), micro_batch_sequences)
+    for start in starts:
+        micro = slice(start, start + micro_batch_sequences)
+        placement.begin_micro_batch(last=start == starts[-1])
+        with torch.autocast(tokens_GT.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            sums = multi_token_backward(
+                state.model, tokens_GT[micro], targets_KGT[:, micro], scale_K, placement=placement
+            )
+        totals += torch.stack(tuple(sums))
+    busy_seconds = time.perf_counter() - started
+    placement.finish()
+    totals = F.pad(sum_over_workers(totals), (0, len(batch[1]) - K))
+    return StepResult(HeadSums(*totals), placement.clip(config.clip_norm), busy_seconds)
 
 
 def train_step(state: TrainState, batch: Batch, config: TrainingConfig, micro_batch_sequences: int) -> StepResult:
     """One optimizer step on one global batch. NonFiniteLoss leaves weights and optimizer as they were."""
-    tokens_GT, targets_KGT = batch
-    state.gradients.zero()
-    counts_K = sum_over_workers((targets_KGT != IGNORE).sum((1, 2)))
-    scale_K = 1.0 / counts_K.clamp(min=1).double()
-    totals = torch.zeros(3, len(targets_KGT), dtype=torch.float64, device=tokens_GT.device)
-    for start in range(0, len(tokens_GT), micro_batch_sequences):
-        micro = slice(start, start + micro_batch_sequences)
-        with torch.autocast(tokens_GT.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            sums = multi_token_backward(state.model, tokens_GT[micro], targets_KGT[:, micro], scale_K)
-        totals += torch.stack(tuple(sums))
-    sum_over_workers(state.gradients.flat)
-    sums = HeadSums(*sum_over_workers(totals))
-    norm = state.gradients.clip(config.clip_norm).item()
-    if not (math.isfinite(norm) and sums.loss_K.isfinite().all()):
-        losses = ", ".join(f"{loss:.4g}" for loss in (sums.loss_K * scale_K).tolist())
+    result = gradient_of_batch(state, batch, config, micro_batch_sequences)
+    if not (math.isfinite(norm := result.gradient_norm.item()) and result.sums.loss_K.isfinite().all()):
+        losses = ", ".join(f"{loss:.4g}" for loss in (result.sums.loss_K / result.sums.count_K.clamp(min=1)).tolist())
         raise NonFiniteLoss(f"loss per head {losses}; gradient norm {norm:.4g}")
-    rate = learning_rate(config, state.step)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
-    state.optimizer.step()
+    state.optimizer.step(learning_rate(config, state.step))
     state.step += 1
-    return StepResult(sums, norm, rate)
+    return result
 
 
 def train(
@@ -114,21 +134,26 @@ def train(
     data: Batches,
     checkpoints: Path,
     reporter: Reporter | None,
+    heldout: HeldOut | None = None,
 ) -> None:
     """Train to `config.steps`, going on from the newest intact checkpoint under `checkpoints` if there is one.
 
-    `reporter` is the first worker's; others pass None. A non-finite loss stops with NonFiniteLoss, naming step and
-    data, and keeps the checkpoints.
+    `reporter` is the first worker's; others pass None. `heldout` is looked at every `execution.evaluate_every` steps. A
+    non-finite loss stops with NonFiniteLoss, naming step and data, and keeps the checkpoints.
     """
+    writer = CheckpointWriter(checkpoints, execution.keep_checkpoints, execution.asynchronous_checkpoints)
     resume(state, config, checkpoints, reporter)
-    device = state.gradients.flat.device
+    device = state.device
     roof = measured_roof(device, config, reporter) if reporter else 0.0
-    recent, said = Interval(), 0.0
+    recent, own, said, committed = Interval(), OwnTimes(), 0.0, state.step
     while state.step < config.steps:
         started = time.perf_counter()
+        batch = data.batch(state.step)
+        own.add(data=time.perf_counter() - started)
         try:
-            result = train_step(state, data.batch(state.step), config, execution.micro_batch_sequences)
+            result = train_step(state, batch, config, execution.micro_batch_sequences)
         except NonFiniteLoss as error:
+            writer.wait()
             saved = list_checkpoints(checkpoints)
             raise NonFiniteLoss(
                 f"step {state.step + 1} of {config.steps} is not finite: {error}. Its data: {data.where(state.step)}. "
@@ -136,21 +161,36 @@ def train(
             ) from None
         seconds = time.perf_counter() - started
         state.seconds += seconds
-        if reporter is None:
-            continue
+        own.add(busy=result.busy_seconds)
         done = state.step == config.steps
         state.interval.add(result.sums, seconds)
         recent.add(result.sums, seconds)
-        if done or state.step == 1 or state.step % execution.log_every == 0:
-            values = step_metrics(state.interval, result, state.model.config, config, roof, device)
+        values: dict[str, float] = {}
+        if due(execution.log_every, state.step, done) or state.step == 1:
+            values = own.of_all_workers(device)
+            if reporter:
+                values |= step_metrics(state.interval, result, state.model.config, config, state.step, roof, device)
+            state.interval, own = Interval(), OwnTimes()
+        if heldout is not None and due(execution.evaluate_every, state.step, done):
+            values |= look(state.model, state.placement, heldout, config)
+        if reporter and values:
             reporter.metrics(state.step, values)
-            state.interval = Interval()
-        if done or state.step % execution.checkpoint_every == 0:
-            save(state, checkpoints, execution.keep_checkpoints)
-            reporter.committed(state.step, config.steps)
-        if done or time.monotonic() - said > 1:
+        if due(execution.checkpoint_every, state.step, done):
+            counters = {"seconds": state.seconds, "interval": asdict(state.interval)}
+            writer.save(state.step, state.model, state.optimizer, counters)
+            if done:
+                writer.wait()
+        if reporter and writer.committed > committed:
+            committed = writer.committed
+            reporter.committed(committed, config.steps)
+        if reporter and (done or time.monotonic() - said > 1):
             reporter.progress(state.step, config.steps, progress_text(recent, config))
             recent, said = Interval(), time.monotonic()
+
+
+def due(every: int, step: int, done: bool) -> bool:
+    """Whether what happens every so many steps (0: never), and at the end, happens after `step` steps."""
+    return every > 0 and (done or step % every == 0)
 
 
 def measured_roof(device: torch.device, config: TrainingConfig, reporter: Reporter) -> float:
@@ -162,25 +202,17 @@ def measured_roof(device: torch.device, config: TrainingConfig, reporter: Report
 
 
 def resume(state: TrainState, config: TrainingConfig, checkpoints: Path, reporter: Reporter | None) -> None:
-    """Put `state` where the newest intact checkpoint left it; the first worker chooses for all."""
-    step = 0
+    """Put `state` where the newest intact checkpoint left it."""
     if reporter:
         checkpoints.mkdir(parents=True, exist_ok=True)
-        newest, damaged = latest_intact(checkpoints)
-        step = step_of(newest) if newest else 0
-        for path in damaged:
-            reporter.warn(f"checkpoint {path} is damaged; going on from step {step} instead")
-    step = from_first_worker(step, state.gradients.flat.device)
-    if step:
-        counters = load_checkpoint(checkpoint_path(checkpoints, step), state.model, state.optimizer)
+    newest, damaged = latest_intact(checkpoints)
+    step = step_of(newest) if newest else 0
+    if newest:
+        counters = load_checkpoint(newest, state.model, state.optimizer)
         state.step, state.seconds = step, counters["seconds"]
         state.interval = Interval(**counters["interval"])
     if reporter:
+        for path in damaged:
+            reporter.warn(f"checkpoint {path} is damaged; going on from step {step} instead")
         reporter.rewind_metrics(step)
         reporter.committed(step, config.steps)
-
-
-def save(state: TrainState, checkpoints: Path, keep: int) -> None:
-    """Write a checkpoint of `state`; what is not a weight or the optimizer's is a counter."""
-    counters = {"seconds": state.seconds, "interval": asdict(state.interval)}
-    save_checkpoint(checkpoints, state.step, state.model, state.optimizer, counters, keep)

@@ -3,8 +3,8 @@
 The loss is the sum over prediction heads of the mean cross entropy, each head's weight (1 in the paper) before it; head
 i (from 0) predicts the token i + 1 ahead. Trunk forward; then head by head forward, loss and backward into a detached
 copy of the trunk's output; then one backward through the trunk. Heads that stand one upon another go forward together
-and come back from the outermost inwards. Logits exist for one head and one chunk of positions at a time, so their memory
-is C x V instead of K x B x T x V.
+and come back from the outermost inwards. Logits exist for one head and one chunk of positions at a time, so their
+memory is C x V instead of K x B x T x V.
 
 Layers are differentiated by autograd. Embedding and unembeddings, the tables, are done by hand: their gradients add up
 where they are kept, without a copy of the table on the way.
@@ -13,15 +13,17 @@ Shape suffixes: B batch, T positions, N = B x T, C positions of one chunk, D mod
 K prediction heads that count.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
+
+if TYPE_CHECKING:
+    from components.training.placement import Placement
 
 IGNORE = -100
 """Target of a position that does not count."""
@@ -53,7 +55,7 @@ class Tables:
     @staticmethod
     def of(model: MultiTokenTransformer, dtype: torch.dtype) -> "Tables":
         """A whole model's own parameters, the unembeddings in `dtype`, with their `.grad`."""
-        weights = [module.weight for module in model.unembedding]
+        weights = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
         return Tables(
             model.embedding.weight.detach(),
             gradient_of(model.embedding.weight),
@@ -81,19 +83,18 @@ def multi_token_backward(
     targets_KBT: Tensor,
     scale_K: Tensor,
     chunk_tokens: int | None = None,
-    tables: Tables | None = None,
-    before_trunk: Callable[[], None] = lambda: None,
+    placement: "Placement | None" = None,
 ) -> HeadSums:
     """Add the gradient of sum_i scale_i * (summed cross entropy of head i) to the parameters' gradients.
 
-    `targets_KBT` has the targets of the first K heads; further ones are left out. `scale_K` is a head's weight over the
-    targets that count in the whole step, so that calls on parts of a batch add up to the gradient of equation 2. Targets
-    equal to IGNORE do not count. Run it inside `torch.autocast` for bfloat16.
-    `chunk_tokens` is how many positions have logits at a time; None: as many as suit the device. `tables`: the
-    model's own if None. `before_trunk` is called when all heads are done and the trunk is to go backward.
+    `targets_KBT` has the targets of the first K heads; further ones are left out. `scale_K` is a head's weight over
+    the targets that count in the whole step, so that calls on parts of a batch add up to the gradient of equation 2.
+    Targets equal to IGNORE do not count. Run it inside `torch.autocast` for bfloat16.
+    `chunk_tokens` is how many positions have logits at a time; None: as many as suit the device. `placement` says where
+    the tables are and is told how far the backward pass has come; None: the model has everything itself.
     """
     K, chunk_tokens = len(targets_KBT), chunk_tokens or CHUNK_TOKENS.get(tokens_BT.device.type, 4096)
-    tables = tables or Tables.of(model, product_dtype(tokens_BT, model.embedding.weight.dtype))
+    tables = placement.tables if placement else Tables.of(model, product_dtype(tokens_BT, model.norm.weight.dtype))
     rotary = model.rotary(tokens_BT.shape[1], tokens_BT.device)
     x_BTD = F.embedding(tokens_BT, tables.embedding_VD)
     x_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32)).requires_grad_()
@@ -116,6 +117,8 @@ def multi_token_backward(
             )
             torch.autograd.backward(h_BTD, gradient_BTD)
         torch.autograd.backward(outputs.pop(i), leaf_BTD.grad)
+        if placement:
+            placement.head_done(i)
 
     if chain := model.config.chain[: model.config.head_layers_run(K)]:
         for i in chain:
@@ -126,7 +129,8 @@ def multi_token_backward(
         for i in range(K):
             head_forward(i)
             head_backward(i)
-    before_trunk()
+    if placement:
+        placement.before_trunk()
     torch.autograd.backward(z_BTD, leaves[None].grad)
     add_rows(tables.embedding_gradient_VD, tokens_BT, x_BTD.grad)
     return HeadSums(*torch.stack([sums[i] for i in range(K)], dim=1))

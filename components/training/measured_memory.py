@@ -9,11 +9,11 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from components.model.config import ModelConfig
-from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
-from components.training.loop import TrainState, train_step
+from components.training.loop import train_step
 from components.training.loss import window_targets
 from components.training.memory import training_memory
+from components.training.worker import make_state
 
 SETTINGS: Mapping[str, tuple[ModelConfig, TrainingConfig, TrainingExecution]] = {
     "9M, context 256, micro-batch 8": (
@@ -50,16 +50,15 @@ class _Tracker(MemTracker):  # type: ignore[no-untyped-call]  # of its metaclass
 
 def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> int:
     """Most bytes of live tensors during the second step, on the CPU; the first makes the optimizer's state."""
-    model = MultiTokenTransformer(model_config)
-    model.init_weights(1)
-    model.recompute_layers = execution.activation_checkpointing
+    state = make_state(model_config, config, execution, torch.device("cpu"))
+    state.model.init_weights(1)
     n = model_config.n_future_tokens
     shape = (config.sequences_per_step, config.context_length + n)
     window_BS = torch.randint(0, model_config.vocabulary_size, shape, generator=torch.Generator().manual_seed(1))
-    state, batch = TrainState.fresh(model, config), window_targets(window_BS, n)
+    batch = window_targets(window_BS, n)
     train_step(state, batch, config, execution.micro_batch_sequences)
     tracker = _Tracker()
-    tracker.track_external(state.model, state.optimizer, state.gradients.flat)
+    tracker.track_external(state.model, *state.optimizer.parts, *state.placement.own_tensors())
     with tracker:
         train_step(state, batch, config, execution.micro_batch_sequences)
     return int(sum(of_device["Total"] for of_device in tracker.get_tracker_snapshot("peak").values()))

@@ -1,15 +1,19 @@
 """What a training says of itself: means over the steps since the last line, speed, memory."""
 
+import json
 import resource
 import sys
 import time
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from components.model.config import ModelConfig
 from components.training.config import Precision, TrainingConfig
 from components.training.loss import HeadSums
+from components.training.parallel import from_all_workers
+from components.training.schedule import learning_rate
 
 
 @dataclass(frozen=True)
@@ -17,9 +21,12 @@ class StepResult:
     """What one step of all workers together measured."""
 
     sums: HeadSums
-    gradient_norm: float
+    """Of all workers; heads that do not count have none."""
+    gradient_norm: Tensor
     """Before clipping."""
-    learning_rate: float
+    busy_seconds: float
+    """This worker's time until it had nothing left to do but add its gradients to the others' (on a GPU: until all that
+    was queued)."""
 
 
 @dataclass
@@ -41,15 +48,45 @@ class Interval:
             setattr(self, name, [a + b for a, b in zip(before, values_K.tolist(), strict=True)])
 
 
+@dataclass
+class OwnTimes:
+    """What one worker did since the last line of metrics, to be held against the others."""
+
+    steps: int = 0
+    data: float = 0.0
+    busy: float = 0.0
+
+    def add(self, data: float = 0.0, busy: float = 0.0) -> None:
+        """Seconds of one step: of reading its data, or of computing."""
+        self.steps += busy > 0
+        self.data += data
+        self.busy += busy
+
+    def of_all_workers(self, device: torch.device) -> dict[str, float]:
+        """Seconds per step and peak memory of the workers: least, most, and up to 16 workers each by rank. Empty if
+        there is one worker. All call it together."""
+        own = {"data_seconds": self.data / self.steps, "busy_seconds": self.busy / self.steps}
+        own["peak_bytes"] = peak_memory_bytes(device)
+        said = [json.loads(text) for text in from_all_workers(json.dumps(own))]
+        values: dict[str, float] = {}
+        for name in own if len(said) > 1 else ():
+            of_rank = [worker[name] for worker in said]
+            values |= {f"workers/{name}/least": min(of_rank), f"workers/{name}/most": max(of_rank)}
+            if len(said) <= 16:
+                values |= {f"workers/{name}/{rank}": value for rank, value in enumerate(of_rank)}
+        return values
+
+
 def step_metrics(
     interval: Interval,
     result: StepResult,
     model: ModelConfig,
     config: TrainingConfig,
+    step: int,
     roof_flops: float,
     device: torch.device,
 ) -> dict[str, float]:
-    """One line of metrics. Heads count from 1 here: `loss/head_1` is the next-token loss in nats."""
+    """One line of metrics after `step` steps. Heads count from 1 here: `loss/head_1` is the next-token loss in nats."""
     values: dict[str, float] = {}
     for i, count in enumerate(interval.count):
         if count:
@@ -58,8 +95,8 @@ def step_metrics(
     tokens_per_second = interval.steps * config.batch_tokens / interval.seconds
     flops_per_second = tokens_per_second * model.flops_per_token(config.context_length)
     return values | {
-        "train/learning_rate": result.learning_rate,
-        "train/gradient_norm": result.gradient_norm,
+        "train/learning_rate": learning_rate(config, step - 1),
+        "train/gradient_norm": result.gradient_norm.item(),
         "speed/tokens_per_second": tokens_per_second,
         "speed/flops_per_second": flops_per_second,
         "speed/share_of_matmul": flops_per_second / roof_flops,

@@ -1,6 +1,5 @@
-"""AdamW and the gradients that it reads."""
+"""The optimizer over a model's parameters, and what it keeps of each."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,30 +20,39 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW in its fused form, one pass over memory; the loop sets the learning rate of every step."""
-    groups = parameter_groups(model, config.weight_decay)
-    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), eps=1e-8, fused=True)
+class Optimizer:
+    """AdamW in its fused form, one pass over memory. A parameter whose gradient is None stays as it is."""
 
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        groups = parameter_groups(model, config.weight_decay)
+        betas = (config.beta1, config.beta2)
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)]
 
-class Gradients:
-    """The gradients of all parameters in one buffer, of which each `parameter.grad` is a view.
+    def step(self, learning_rate: float) -> None:
+        """Move every parameter that has a gradient."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = learning_rate
+            part.step()
 
-    So that zeroing, the sum over workers and the norm are one operation each; backward adds in place.
-    """
+    def kept(self, parameter: Tensor) -> dict[str, Tensor]:
+        """The optimizer's own tensors about a parameter, by torch's names; none before it has moved."""
+        found: dict[str, Tensor] = {}
+        for part in self.parts:
+            found |= part.state.get(parameter, {})
+        return found
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        parameters = list(parameters)
-        self.flat = torch.cat([torch.zeros_like(p).flatten() for p in parameters])
-        views = self.flat.split_with_sizes([p.numel() for p in parameters])
-        for parameter, view in zip(parameters, views, strict=True):
-            parameter.grad = view.view_as(parameter)
+    def times_moved(self, parameter: Tensor) -> int:
+        """Steps in which the parameter was moved."""
+        step = self.kept(parameter).get("step")
+        return 0 if step is None else int(step)
 
-    def zero(self) -> None:
-        self.flat.zero_()
-
-    def clip(self, largest_norm: float) -> Tensor:
-        """Scale the whole gradient down to `largest_norm` if it is longer; returns its norm before that."""
-        norm: Tensor = torch.linalg.vector_norm(self.flat)
-        self.flat.mul_((largest_norm / norm).clamp(max=1.0))
-        return norm
+    def remember(self, parameter: Tensor, times_moved: int) -> None:
+        """Make room for what is kept of a parameter that has been moved so often; the values come from elsewhere."""
+        for part in self.parts:
+            if any(parameter is p for group in part.param_groups for p in group["params"]):
+                part.state[parameter] = {
+                    "step": torch.tensor(float(times_moved), device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter.detach()),
+                    "exp_avg_sq": torch.zeros_like(parameter.detach()),
+                }

@@ -1,8 +1,12 @@
 """Data-parallel workers. Without a process group everything here is the one-worker case and costs nothing."""
 
-import torch
+from collections.abc import Sequence
+from typing import TypeVar
+
 import torch.distributed as dist
 from torch import Tensor
+
+Item = TypeVar("Item")
 
 
 def rank_and_workers() -> tuple[int, int]:
@@ -18,6 +22,11 @@ def own_share(items: int) -> slice:
     return slice(items * rank // workers, items * (rank + 1) // workers)
 
 
+def own_share_of(items: Sequence[Item]) -> Sequence[Item]:
+    """This worker's share of `items`."""
+    return items[own_share(len(items))]
+
+
 def sum_over_workers(x: Tensor) -> Tensor:
     """Sum `x` in place over all workers."""
     if rank_and_workers()[1] > 1:
@@ -25,20 +34,11 @@ def sum_over_workers(x: Tensor) -> Tensor:
     return x
 
 
-def from_first_worker(value: int, device: torch.device) -> int:
-    """What the worker of rank 0 says."""
-    if rank_and_workers()[1] == 1:
-        return value
-    box = torch.tensor(value, dtype=torch.int64, device=device)
-    dist.broadcast(box, src=0)
-    return int(box.item())
-
-
-def from_all_workers(text: str) -> list[str]:
-    """What every worker says, by rank."""
+def from_all_workers(text: str, group: dist.ProcessGroup | None = None) -> list[str]:
+    """What every worker says, by rank, over a process group of its own if given."""
     workers = rank_and_workers()[1]
     if workers == 1:
         return [text]
     said: list[str] = [""] * workers
-    dist.all_gather_object(said, text)
+    dist.all_gather_object(said, text, group=group)
     return said

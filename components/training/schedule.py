@@ -1,4 +1,5 @@
-"""The learning rate as a function of the step (paper Table S13: linear warm-up, then cosine)."""
+"""What changes over a training, as functions of the step: the learning rate (paper Table S13: linear warm-up, then
+cosine) and how many prediction heads count."""
 
 import math
 
@@ -17,3 +18,14 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     progress = (step - warmup) / (last - warmup) if last > warmup else 1.0
     floor = config.decay_ratio
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def active_heads(config: TrainingConfig, step: int, n_future_tokens: int) -> int:
+    """Heads that count in the loss of step `step`, counted from 0: the first so many (Aynetdinov & Akbik 2025, section
+    3: the number changes by one in n equal stages)."""
+    stage = step * n_future_tokens // config.steps
+    if config.curriculum == "forward":
+        return min(n_future_tokens, stage + 1)
+    if config.curriculum == "reverse":
+        return max(1, n_future_tokens - stage)
+    return n_future_tokens

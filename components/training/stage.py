@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import torch
+    from torch import Tensor
 
-    from components.model.transformer import MultiTokenTransformer
+    from components.training.heldout import HeldOut
     from components.training.loop import Batches
 
 
@@ -95,15 +96,6 @@ def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingEx
                 yield " ".join(words for words, _ in changes), dataclasses.replace(execution, **fields)
 
 
-def _problems(_: Any, execution: TrainingExecution | None) -> list[str]:
-    if execution is None or execution.sharding == "none":
-        return []
-    return [
-        "cluster.training.sharding=full is priced in a plan, but training does not carry it out yet: "
-        "use cluster.training.sharding=none, with a model that fits one device"
-    ]
-
-
 @stage(
     version=2,
     resumable=True,
@@ -111,7 +103,6 @@ def _problems(_: Any, execution: TrainingExecution | None) -> list[str]:
     own_process=True,
     cost=_pretrain_cost,
     changes=less_memory,
-    problems=_problems,
 )
 def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoint:
     """Train a model from scratch on the training split of `shards`.
@@ -124,11 +115,20 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
             f"model.vocabulary_size is {config.model.vocabulary_size}, but the shards were written with "
             f"{shards.vocabulary_size} symbols; set it to that"
         )
+    needed = config.training.context_length + config.model.n_future_tokens
+    if run.execution and run.execution.evaluate_every and shards.tokens.get("validation", 0) <= needed:
+        raise ValueError(
+            f"evaluate_every is {run.execution.evaluate_every}, but the validation split has "
+            f"{shards.tokens.get('validation', 0)} tokens and one window takes {needed}; set evaluate_every to 0 or give "
+            "a larger validation split (corpus.validation_share)"
+        )
     _carry_out(
         config.training,
-        partial(_new_model, config),
+        config.model,
+        partial(_initial_weights, config),
         partial(_open_windows, shards.path, config),
         run,
+        partial(_open_heldout, shards.path, config, run.execution or TrainingExecution()),
     )
     return _checkpoint(config.training, shards.path / "tokenizer", run)
 
@@ -140,7 +140,6 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
     own_process=True,
     cost=_finetune_cost,
     changes=less_memory,
-    problems=_problems,
 )
 def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: StageRun) -> Checkpoint:
     """Train a pretrained model on, with its first heads, on pairs of prompt and completion (paper section 3.6).
@@ -152,9 +151,13 @@ def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: 
             f"n_future_tokens is {config.n_future_tokens}, but the pretrained model has "
             f"{checkpoint.n_future_tokens} prediction heads; heads can be dropped, not added"
         )
+    from components.model.weights import load_config
+
+    pretrained = load_config(checkpoint.path)
     _carry_out(
         config,
-        partial(_pretrained_model, checkpoint.path, config.n_future_tokens),
+        with_heads(pretrained, config.n_future_tokens),
+        partial(_pretrained_weights, checkpoint.path, config.n_future_tokens),
         partial(_open_pairs, pairs.path / "train.parquet", checkpoint.path, config, run),
         run,
     )
@@ -163,9 +166,11 @@ def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: 
 
 def _carry_out(
     config: TrainingConfig,
-    make_model: "Callable[[], MultiTokenTransformer]",
+    model: ModelConfig,
+    initial_weights: "Callable[[], Iterator[tuple[str, Tensor]]]",
     open_data: "Callable[[torch.device], Batches]",
     run: StageRun,
+    open_heldout: "Callable[[], HeldOut] | None" = None,
 ) -> None:
     """Train in this process, or in Ray Train workers where there are several or GPUs."""
     from components.training.worker import Job, work
@@ -176,9 +181,9 @@ def _carry_out(
             f"workers is {execution.workers}, but a step has {config.sequences_per_step} sequences "
             "(batch_tokens / context_length); every worker needs one"
         )
-    job = Job(
-        config, execution, _threads_per_worker(execution, run), make_model, open_data, run.work / "checkpoints", run
-    )
+    threads = _threads_per_worker(execution, run)
+    checkpoints = run.work / "checkpoints"
+    job = Job(config, execution, threads, model, initial_weights, open_data, checkpoints, run, open_heldout)
     if execution.workers == 1 and not execution.gpus_per_worker:
         work(job)
     else:
@@ -191,12 +196,15 @@ def _threads_per_worker(execution: TrainingExecution, run: StageRun) -> int:
     return execution.cpus_per_worker or max(1, run.cpus // execution.workers)
 
 
-def _new_model(config: PretrainConfig) -> "MultiTokenTransformer":
-    from components.model.transformer import MultiTokenTransformer
+def _initial_weights(config: PretrainConfig) -> "Iterator[tuple[str, Tensor]]":
+    import torch
 
-    model = MultiTokenTransformer(config.model)
-    model.init_weights(config.training.seed)
-    return model
+    from components.model.transformer import MultiTokenTransformer, initial_weight
+
+    with torch.device("meta"):
+        shapes = [(name, p.shape) for name, p in MultiTokenTransformer(config.model).named_parameters()]
+    for name, shape in shapes:
+        yield name, initial_weight(config.model, config.training.seed, name, shape)
 
 
 def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") -> "Batches":
@@ -212,10 +220,25 @@ def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") 
     return WindowBatches(reader, order, config.model.n_future_tokens, device)
 
 
-def _pretrained_model(checkpoint: Path, n_future_tokens: int) -> "MultiTokenTransformer":
-    from components.model.weights import keep_heads, load_model
+def _open_heldout(shards: Path, config: PretrainConfig, execution: TrainingExecution) -> "HeldOut":
+    """Windows spread evenly over the validation split."""
+    import torch
 
-    return keep_heads(load_model(checkpoint), n_future_tokens)
+    from components.shards.reader import TokenReader
+    from components.training.heldout import HeldOut
+
+    reader = TokenReader(shards, "validation")
+    context, length = config.training.context_length, config.training.context_length + config.model.n_future_tokens
+    windows = max(1, min(execution.evaluate_tokens // context, (reader.n_tokens - length) // context))
+    starts = [index * (reader.n_tokens - length) // windows for index in range(windows)]
+    window_WS = torch.stack([torch.from_numpy(reader.window(start, length)) for start in starts])
+    return HeldOut(window_WS, execution.micro_batch_sequences)
+
+
+def _pretrained_weights(checkpoint: Path, n_future_tokens: int) -> "Iterator[tuple[str, Tensor]]":
+    from components.model.weights import read_weights
+
+    return read_weights(checkpoint, n_future_tokens)
 
 
 def _open_pairs(
@@ -240,13 +263,13 @@ def _open_pairs(
 
 def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretrained: int | None = None) -> Checkpoint:
     """Lay the last checkpoint out as the artifact."""
-    from components.model.weights import load_model, save_model
-    from components.training.checkpoint import checkpoint_path, read_state
+    from components.model.weights import save_model
+    from components.training.checkpoint import checkpoint_path, load_trained_model, read_state
 
     execution = run.execution or TrainingExecution()
     last = checkpoint_path(run.work / "checkpoints", config.steps)
     state = read_state(last)
-    model = load_model(last)
+    model = load_trained_model(last)
     digest = save_model(model, run.directory)
     shutil.copytree(tokenizer, run.directory / "tokenizer", dirs_exist_ok=True)
     shutil.copyfile(run.metrics_path, run.directory / "metrics.jsonl")

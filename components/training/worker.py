@@ -1,16 +1,20 @@
 """What one worker does. The same in the stage's own process and in a Ray Train worker."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
+from components.training.heldout import HeldOut
 from components.training.loop import Batches, Reporter, TrainState, train
 from components.training.parallel import from_all_workers, rank_and_workers
+from components.training.placement import place, set_weights
 
 
 @dataclass(frozen=True)
@@ -21,13 +25,16 @@ class Job:
     execution: TrainingExecution
     threads: int
     """CPU threads per worker."""
-    make_model: Callable[[], MultiTokenTransformer]
-    """The model before step 1."""
+    model: ModelConfig
+    initial_weights: Callable[[], Iterable[tuple[str, Tensor]]]
+    """The parameters before step 1 by name, whole, one at a time."""
     open_data: Callable[[torch.device], Batches]
     checkpoints: Path
     """A directory that every worker sees."""
     reporter: Reporter
     """Used by the first worker alone."""
+    open_heldout: Callable[[], HeldOut] | None = None
+    """Text to look at while training, where there is any."""
 
 
 class UnusableData(ValueError):
@@ -41,11 +48,21 @@ def work(job: Job) -> None:
     if not on_gpu:
         keep_freed_memory()
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    model = job.make_model().to(device)
-    model.recompute_layers = job.execution.activation_checkpointing
-    state = TrainState.fresh(model, job.config)
+    state = make_state(job.model, job.config, job.execution, device)
+    set_weights(state.model, job.initial_weights())
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
-    train(state, job.config, job.execution, _open(job, device), job.checkpoints, reporter)
+    data = _open(job, device)
+    heldout = job.open_heldout() if job.open_heldout and job.execution.evaluate_every else None
+    train(state, job.config, job.execution, data, job.checkpoints, reporter, heldout)
+
+
+def make_state(
+    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, device: torch.device
+) -> TrainState:
+    """A training whose weights are yet to be set; no worker ever holds more than its part."""
+    with torch.device("meta"):
+        empty = MultiTokenTransformer(model)
+    return TrainState.fresh(empty, config, place(empty, config, execution, device))
 
 
 def _open(job: Job, device: torch.device) -> Batches:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from components.decoding.arms import Arm, decode_block, draws_with
-from components.decoding.checks import full_forward_mismatches, heldout_steps, tokens_per_forward_of
+from components.decoding.checks import full_forward_mismatches, heldout_steps
 from components.decoding.engine import Decoder
+from components.model.acceptance import tokens_per_forward_of
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 

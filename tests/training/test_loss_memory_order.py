@@ -12,7 +12,6 @@ from torch.utils._pytree import tree_leaves
 from components.model.config import LAYER_ARRANGEMENTS, Arrangement, ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.loss import IGNORE, HeadSums, multi_token_backward, window_targets
-from components.training.optimizer import Gradients
 
 V = 53
 
@@ -139,7 +138,8 @@ def test_logits_exist_for_one_head_and_one_chunk_at_a_time() -> None:
     def most_rows(n: int, chunk_tokens: int) -> int:
         tokens_BT, targets_KBT = batch_of(n, masked=False)
         model = model_of(n)
-        Gradients(model.parameters())
+        for parameter in model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
         with LogitRows(model) as rows:
             multi_token_backward(model, tokens_BT, targets_KBT, torch.ones(n), chunk_tokens)
         return rows.most

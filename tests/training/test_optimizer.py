@@ -10,7 +10,8 @@ from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
-from components.training.optimizer import Gradients, make_optimizer, parameter_groups
+from components.training.optimizer import Optimizer, parameter_groups
+from components.training.placement import Whole
 from components.training.schedule import learning_rate
 
 CONFIG = TrainingConfig(steps=10, batch_tokens=64, context_length=16, warmup_steps=2, learning_rate=1e-2)
@@ -65,17 +66,17 @@ def test_updates_are_those_of_decoupled_adam() -> None:
 
 def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_kept() -> None:
     model = model_of(2)
-    gradients = Gradients(model.parameters())
-    gradients.flat.normal_(generator=torch.Generator().manual_seed(0))
-    original = gradients.flat.clone()
+    gradients = Whole(model, torch.float32)
+    flat = gradients.flat.buffer.normal_(generator=torch.Generator().manual_seed(0))
+    original = flat.clone()
     norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in model.parameters()))
     assert gradients.clip(2 * norm).item() == pytest.approx(norm, rel=1e-5)
-    assert torch.equal(gradients.flat, original)
+    assert torch.equal(flat, original)
     gradients.clip(0.5)
-    torch.testing.assert_close(gradients.flat, original * (0.5 / norm), rtol=1e-5, atol=0)
-    gradients.zero()
+    torch.testing.assert_close(flat, original * (0.5 / norm), rtol=1e-5, atol=0)
+    gradients.begin_step(2)
     assert gradients.clip(1.0).item() == 0
-    assert not gradients.flat.any()
+    assert not flat.any()
 
 
 def test_weights_are_float32_under_bfloat16_arithmetic() -> None:
@@ -84,7 +85,7 @@ def test_weights_are_float32_under_bfloat16_arithmetic() -> None:
     window = torch.randint(0, 40, (4, 18), generator=torch.Generator().manual_seed(0))
     rounded = train_step(state, window_targets(window, 2), config, micro_batch_sequences=4)
     assert {p.dtype for p in state.model.parameters()} == {torch.float32}
-    assert {v.dtype for s in state.optimizer.state.values() for v in s.values()} == {torch.float32}
+    assert {v.dtype for p in state.model.parameters() for v in state.optimizer.kept(p).values()} == {torch.float32}
     exact = train_step(TrainState.fresh(model_of(2), CONFIG), window_targets(window, 2), CONFIG, 4)
     torch.testing.assert_close(rounded.sums.loss_K, exact.sums.loss_K, rtol=1e-3, atol=0)
     assert not torch.equal(rounded.sums.loss_K, exact.sums.loss_K), "the setting has an effect"
@@ -104,7 +105,7 @@ def test_learning_rate_at_the_marks() -> None:
 
 def test_torch_has_the_same_cosine() -> None:
     config = TrainingConfig(steps=50, warmup_steps=0, learning_rate=1.0, decay_ratio=0.03)
-    optimizer = make_optimizer(model_of(1), config)
+    (optimizer,) = Optimizer(model_of(1), config).parts
     for group in optimizer.param_groups:
         group["lr"] = 1.0
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=49, eta_min=0.03)

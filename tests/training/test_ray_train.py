@@ -9,7 +9,7 @@ import tiny_training
 from tiny_training import CONFIG, EXECUTION, lose_second_worker_once, metrics_of, write_shards
 
 from components.flow.stage_run import StageRun
-from components.training.stage import _carry_out, _checkpoint, _new_model, pretrain
+from components.training.stage import _carry_out, _checkpoint, _initial_weights, pretrain
 
 
 @pytest.mark.ray
@@ -23,7 +23,7 @@ def test_two_ray_workers_learn_what_one_process_learns(ray_local: None, tmp_path
     pretrain(CONFIG, shards, alone)
     run = StageRun.local(tmp_path / "run", replace(EXECUTION, workers=2), cpus=2)
     open_data = partial(lose_second_worker_once, tmp_path, CONFIG, 14)
-    _carry_out(CONFIG.training, partial(_new_model, CONFIG), open_data, run)
+    _carry_out(CONFIG.training, CONFIG.model, partial(_initial_weights, CONFIG), open_data, run)
     assert (tmp_path / "killed").exists()
     (named,) = (run.work / "ray").iterdir()
     assert named.name.startswith("local-")  # the run's name, in Ray's logs too

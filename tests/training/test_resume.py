@@ -14,6 +14,7 @@ from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
 
 from components.artifacts import Checkpoint, Shards
 from components.flow.stage_run import StageRun
+from components.training.checkpoint import load_trained_model
 from components.training.stage import pretrain
 from components.training.windows import WindowBatches
 
@@ -78,12 +79,12 @@ def test_stopped_before_the_first_checkpoint_it_starts_anew(
 
 
 def truncate_weights(checkpoint: Path) -> None:
-    path = checkpoint / "model.safetensors"
+    (path,) = checkpoint.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
 
 
 def flip_a_bit(checkpoint: Path) -> None:
-    path = checkpoint / "optimizer.safetensors"
+    (path,) = checkpoint.glob("*.safetensors")
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.write_bytes(content)
@@ -152,10 +153,10 @@ def test_a_finished_training_only_lays_out_its_result(
     assert again == checkpoint
 
 
-def test_a_checkpoint_is_a_model_by_itself_and_holds_no_pickle(undisturbed: tuple[Checkpoint, StageRun]) -> None:
+def test_a_checkpoint_has_the_final_weights_and_holds_no_pickle(undisturbed: tuple[Checkpoint, StageRun]) -> None:
     from components.model.weights import load_model
 
     last = undisturbed[1].work / "checkpoints" / "step-000020"
-    model, final = load_model(last), load_model(undisturbed[0].path)
+    model, final = load_trained_model(last), load_model(undisturbed[0].path)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), final.parameters(), strict=True))
     assert {path.suffix for path in last.iterdir()} == {".json", ".safetensors"}

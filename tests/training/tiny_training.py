@@ -41,19 +41,22 @@ def write_shards(directory: Path, n_tokens: int = 6000) -> Shards:
     terms = ((draw.randrange(50), draw.randrange(50)) for _ in range(n_tokens))
     tokens = np.frombuffer("".join(f"{a}+{b}={a + b};" for a, b in terms).encode(), np.uint8)[:n_tokens]
     shards = []
-    (directory / "train").mkdir(parents=True)
-    for i, part in enumerate(np.array_split(tokens.astype(np.uint16), 2)):
-        path = directory / "train" / f"shard-{i:05d}.arrow"
+    parts = [("train", part) for part in np.array_split(tokens.astype(np.uint16), 2)]
+    parts.append(("validation", tokens[: n_tokens // 10].astype(np.uint16)[::-1].copy()))
+    for i, (split, part) in enumerate(parts):
+        path = directory / split / f"shard-{i:05d}.arrow"
+        path.parent.mkdir(parents=True, exist_ok=True)
         table = pa.table({"tokens": pa.array(part)})
         with pa.ipc.new_file(path, table.schema) as writer:
             writer.write_table(table)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         file = str(path.relative_to(directory))
         shards.append(
-            {"file": file, "split": "train", "tokens": len(part), "documents": 1, "sha256": digest}
+            {"file": file, "split": split, "tokens": len(part), "documents": 1, "sha256": digest}
             | {"bytes": path.stat().st_size}
         )
-    counts = {"tokens": {"train": n_tokens}, "documents": {"train": 2}, "text_bytes": {"train": n_tokens}}
+    tokens_of = {"train": n_tokens, "validation": n_tokens // 10}
+    counts = {"tokens": tokens_of, "documents": {"train": 2, "validation": 1}, "text_bytes": tokens_of}
     facts = {"vocabulary_size": VOCABULARY, "bos_id": 256, "eos_id": 257, "dtype": "uint16", "shards": shards}
     (directory / "shards.json").write_text(json.dumps(counts | facts))
     (directory / "tokenizer").mkdir()
@@ -76,7 +79,7 @@ def write_pairs(directory: Path, rows: list[tuple[str, str]]) -> Pairs:
 def metrics_of(run: StageRun) -> list[dict[str, float]]:
     """What was logged, without what a clock or the machine says."""
     lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/"))} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/", "workers/"))} for line in lines]
 
 
 def train_and_die(directory: Path, step: int) -> None:
