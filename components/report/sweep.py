@@ -133,7 +133,8 @@ class Group:
         """The models of any of its jobs by their keys, `n4` or `causal/n4`: their sizes do not depend on the seed. None
         of a scaling study, where many have the same n."""
         every = [model for job in reversed(self.jobs) for model in job.models]
-        return {model["key"]: model for model in every if not model.get("size")}
+        # a reused report of an earlier version has no keys, and no arrangements either
+        return {model.get("key", f"n{model['n_future_tokens']}"): model for model in every if not model.get("size")}
 
 
 def groups(sweep: Sweep) -> tuple[Group, ...]:
