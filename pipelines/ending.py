@@ -22,8 +22,10 @@ def say_results(console: Console, outcome: Outcome) -> None:
     console.print()
     report = outcome.manifests.get("report")
     if report:
-        for name, value in report.artifact["headline"].items():
-            console.print(f"  {name:<24} {value:.4g}")
+        headline = report.artifact["headline"]
+        width = max(map(len, headline), default=0)
+        for name, value in headline.items():
+            console.print(f"  {name:<{width}} {value:.4g}")
         console.print(f"\nReport     {outcome.directory / 'report' / 'index.html'}", soft_wrap=True)
     for name, cause in root_causes(outcome).items():
         console.print(f"[red]failed[/]     {name}: {escape(cause.splitlines()[0])}", soft_wrap=True)

@@ -4,7 +4,6 @@ Reads top to bottom: the graph first, then what a person sees of its plan and it
 """
 
 import dataclasses
-import itertools
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ from components.flow.quantity import duration
 from components.flow.run import Ended, Outcome, Refused, RunSettings, run_plan
 from components.flow.store import Store
 from components.flow.table import plan_table
-from components.report.config import ReportConfig, Sizes
+from components.report.config import Labels, ReportConfig
 from components.report.stage import write_report
 from components.shards.stage import tokenize
 from components.tokenizer.stage import train_tokenizer
@@ -36,6 +35,9 @@ from pipelines.ending import say_mlflow, say_problems, say_results
 from pipelines.launch import Job, launch, refuse
 from pipelines.recipe import Options, Recipe
 from pipelines.sweep import run_sweep
+
+Kind = tuple[str, str]
+"""What tells models with as many heads apart: the names of size and arrangement, empty where there is one."""
 
 
 def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
@@ -47,47 +49,47 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
 
     # small models lose more by a second thread than by a neighbour: the models are made side by side
     beside = Resources(share=1 / len(recipe.future_tokens))
-    checkpoints: list[tuple[str, Node[Checkpoint]]] = []
-    evaluations: list[tuple[str, Node[Evaluation]]] = []
-    benchmarks: list[tuple[str, Node[DecodingBenchmark]]] = []
-    pretrained: dict[tuple[str, int], Node[Checkpoint]] = {}
-    for size, sized in recipe.by_size().items():
-        training = dataclasses.replace(sized.training, seed=recipe.seed)
-        for n in recipe.future_tokens:
-            name, title = _called(size, f"n{n}"), f"{size} n={n}".strip()
-            model = pretrain.bind(
-                PretrainConfig(recipe.model_for(n, size), training),
-                shards,
-                name=f"pretrain-{name}",
-                title=f"{title} pretrain",
-                group=title,
-                resources=_training_resources(recipe, beside.share),
-                execution=recipe.cluster.training,
-            )
-            evaluation = evaluate.bind(
-                recipe.evaluation,
+    checkpoints: list[tuple[Kind, Node[Checkpoint]]] = []
+    evaluations: list[tuple[Kind, Node[Evaluation]]] = []
+    benchmarks: list[tuple[Kind, Node[DecodingBenchmark]]] = []
+    pretrained: dict[tuple[str, str, int], Node[Checkpoint]] = {}
+    for size, arrangement, n in recipe.models():
+        kind = (size, arrangement)
+        training = dataclasses.replace(recipe.by_size()[size].training, seed=recipe.seed)
+        name, title = _called(kind, f"n{n}", "-"), _called(kind, f"n={n}", " ")
+        model = pretrain.bind(
+            PretrainConfig(recipe.model_for(n, size, arrangement), training),
+            shards,
+            name=f"pretrain-{name}",
+            title=f"{title} pretrain",
+            group=title,
+            resources=_training_resources(recipe, beside.share),
+            execution=recipe.cluster.training,
+        )
+        evaluation = evaluate.bind(
+            recipe.evaluation,
+            model,
+            shards,
+            corpus,
+            name=f"evaluate-{name}",
+            title=f"{title} evaluate",
+            group=title,
+            resources=_measuring_resources(recipe, beside.share),
+        )
+        pretrained[size, arrangement, n] = model
+        checkpoints.append((kind, model))
+        evaluations.append((kind, evaluation))
+        if n > 1:
+            benchmark = benchmark_decoding.bind(
+                recipe.decoding_for(n),
                 model,
                 shards,
-                corpus,
-                name=f"evaluate-{name}",
-                title=f"{title} evaluate",
+                name=f"decode-{name}",
+                title=f"{title} decode",
                 group=title,
-                resources=_measuring_resources(recipe, beside.share),
+                resources=_measuring_resources(recipe),
             )
-            pretrained[size, n] = model
-            checkpoints.append((size, model))
-            evaluations.append((size, evaluation))
-            if n > 1:
-                benchmark = benchmark_decoding.bind(
-                    recipe.decoding_for(n),
-                    model,
-                    shards,
-                    name=f"decode-{name}",
-                    title=f"{title} decode",
-                    group=title,
-                    resources=_measuring_resources(recipe),
-                )
-                benchmarks.append((size, benchmark))
+            benchmarks.append((kind, benchmark))
 
     if recipe.finetunes:
         pairs = (
@@ -95,11 +97,12 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
             if recipe.pairs.source == "table"
             else draw_pairs.bind(recipe.pairs, corpus, name="pairs")
         )
-        for size, (n, target) in itertools.product(recipe.by_size(), recipe.finetunes):
-            name, title = _called(size, f"n{n}to{target}"), f"{size} n={n}→{target}".strip()
+        for (size, arrangement, n), target in recipe.finetuned_models():
+            kind = (size, arrangement)
+            name, title = _called(kind, f"n{n}to{target}", "-"), _called(kind, f"n={n}→{target}", " ")
             tuned = finetune.bind(
                 dataclasses.replace(recipe.finetune, n_future_tokens=target, seed=recipe.seed),
-                pretrained[size, n],
+                pretrained[size, arrangement, n],
                 pairs,
                 name=f"finetune-{name}",
                 title=f"{title} finetune",
@@ -116,12 +119,18 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
                 group=title,
                 resources=_measuring_resources(recipe, beside.share),
             )
-            checkpoints.append((size, tuned))
-            evaluations.append((size, evaluation))
+            checkpoints.append((kind, tuned))
+            evaluations.append((kind, evaluation))
 
-    made = [[size for size, _ in nodes] for nodes in (checkpoints, evaluations, benchmarks)]
+    kinds = [[kind for kind, _ in nodes] for nodes in (checkpoints, evaluations, benchmarks)]
+    sizes, arrangements = (Labels(*(tuple(kind[i] for kind in of) for of in kinds)) for i in (0, 1))
     report = write_report.bind(
-        ReportConfig(recipe.name, overrides, Sizes(*map(tuple, made)) if recipe.sizes else None),
+        ReportConfig(
+            recipe.name,
+            overrides,
+            sizes if recipe.sizes else None,
+            arrangements if recipe.arrangements else None,
+        ),
         several([node for _, node in checkpoints]),
         several([node for _, node in evaluations]),
         several([node for _, node in benchmarks]),
@@ -130,9 +139,9 @@ def full(recipe: Recipe, overrides: tuple[str, ...] = ()) -> Graph:
     return Graph.of(report)
 
 
-def _called(size: str, rest: str) -> str:
-    """The telling part of a node's name; an ordinary recipe's one size has no name."""
-    return f"{size}-{rest}" if size else rest
+def _called(kind: Kind, rest: str, between: str) -> str:
+    """The telling part of a node's name or title; an ordinary recipe's models are of one kind, which has no name."""
+    return between.join(part for part in (*kind, rest) if part)
 
 
 def telling(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -208,7 +217,9 @@ def run(job: Job) -> int:
     except ValueError as error:
         return refuse([str(error)])
 
-    console.print(f"[bold]{recipe.name}[/]: n = {', '.join(map(str, recipe.future_tokens))}, in {job.workspace}")
+    numbers = ", ".join(map(str, recipe.future_tokens))
+    of = f" ({', '.join(recipe.arrangements)})" if recipe.arrangements else ""
+    console.print(f"[bold]{recipe.name}[/]: n = {numbers}{of}, in {job.workspace}")
     console.print(plan_table(plan, capacity, console.width))
     if options.plan:
         say_problems(console, blockers(plan, capacity))

@@ -3,22 +3,28 @@
 Plain frozen dataclasses are the truth; YAML in `conf/` and the command line only fill them (`pipelines.compose`).
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from components.corpus.config import CorpusConfig, PairsConfig
 from components.decoding.config import DecodingConfig
 from components.evaluation.config import EvaluationConfig
 from components.flow.cost import Device
-from components.model.config import ModelConfig
+from components.model.config import LAYER_ARRANGEMENTS, Arrangement, ModelConfig
 from components.shards.config import MAX_LOOKAHEAD, DataExecution, ShardsConfig
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import FinetuneConfig, TrainingConfig, TrainingExecution
 
 H100 = Device("H100", 989e12, 67e12, 3.35e12, 0.4, 76_000_000_000)
 CPU = Device("CPU core with AVX-512", 220e9, 100e9, 15e9, 0.5)
+
+ARRANGEMENTS: Mapping[str, Mapping[str, Any]] = {
+    name: {"arrangement": name, "extra_layers": False} for name in get_args(Arrangement)
+} | {f"{name}_extra_layers": {"arrangement": name, "extra_layers": True} for name in LAYER_ARRANGEMENTS}
+"""What `arrangements` may list, and the fields of a model that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,10 @@ class Recipe:
     seeds are compared on the same data."""
     future_tokens: tuple[int, ...] = (1, 4)
     """The n to compare: one model is trained for each, in a scaling study for each at every size."""
+    arrangements: tuple[str, ...] = ()
+    """A study of how prediction heads hang together (paper Appendix B, Table S4): every n above 1 is trained in each of
+    these, n = 1 once. Names are those of `model.arrangement`, with `_extra_layers` behind for `model.extra_layers`.
+    Empty: `model` says it."""
     finetunes: tuple[tuple[int, int], ...] = ((1, 1), (4, 1))
     """Fine-tuned models as (n of the pretrained model, n' of the fine-tuned one) (paper 3.6)."""
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -94,7 +104,7 @@ class Recipe:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        faults = [*self._faults_of_names(), *self._faults_of_heads()]
+        faults = [*self._faults_of_names(), *self._faults_of_heads(), *self._faults_of_arrangements()]
         for name in self.by_size():
             faults += self._faults_of_size(name)
         faults += self._faults_of_finetunes()
@@ -127,6 +137,21 @@ class Recipe:
                 f"{list(self.future_tokens)} has; list at least one k that each model has, or null for all"
             )
 
+    def _faults_of_arrangements(self) -> Iterator[str]:
+        if not self.arrangements:
+            return
+        given = f"arrangements is {list(self.arrangements)}"
+        if unknown := [name for name in self.arrangements if name not in ARRANGEMENTS]:
+            yield f"{given}, with {', '.join(unknown)}; there are {', '.join(ARRANGEMENTS)}"
+        if len(set(self.arrangements)) != len(self.arrangements):
+            yield f"{given}; each may stand once"
+        if max(self.future_tokens, default=1) == 1:
+            yield f"{given}, but one head is the same model in all of them: give future_tokens an n above 1"
+        if self.sizes:
+            yield f"{given} beside sizes: a study is of one or of the other"
+        elif (self.model.arrangement, self.model.extra_layers) != ("parallel", False):
+            yield f"{given} beside model.arrangement or model.extra_layers, which it stands for: leave these out"
+
     def _faults_of_size(self, name: str) -> Iterator[str]:
         training = self.by_size()[name].training
         where = f"sizes.{name}." if name else ""
@@ -135,11 +160,12 @@ class Recipe:
                 f"evaluation.context_length is {self.evaluation.context_length}, more than the model is trained on: "
                 f"at most {where}training.context_length, {training.context_length}"
             )
-        for n in self.future_tokens:
+        for size, arrangement, n in self.models():
             try:
-                self.model_for(n, name)
+                if size == name and arrangement in ("", *ARRANGEMENTS):
+                    self.model_for(n, size, arrangement)
             except ValueError as error:
-                at = f", at sizes.{name}" if name else ""
+                at = f", at sizes.{name}" if name else f", as {arrangement}" if arrangement else ""
                 yield from (f"future_tokens contains {n}{at}: {line}" for line in str(error).splitlines())
         yield from self._faults_of_workers(f"{where}training", training)
 
@@ -174,9 +200,30 @@ class Recipe:
         heads = self.decoding.heads
         return self.decoding if heads is None else replace(self.decoding, heads=tuple(k for k in heads if k <= n))
 
-    def model_for(self, n: int, size: str = "") -> ModelConfig:
-        """The model of a size that predicts n tokens ahead."""
-        return replace(self.by_size()[size].model, n_future_tokens=n, vocabulary_size=self.tokenizer.size)
+    def models(self) -> Iterator[tuple[str, str, int]]:
+        """What is trained, as (size, arrangement, n); an ordinary recipe has no names for the first two, and n = 1 none
+        for the second."""
+        for size in self.by_size():
+            for n in self.future_tokens:
+                yield from ((size, arrangement, n) for arrangement in self.arrangements_of(n))
+
+    def finetuned_models(self) -> Iterator[tuple[tuple[str, str, int], int]]:
+        """What is fine-tuned, as a pretrained model's (size, arrangement, n) and the n' that it keeps."""
+        for size, (n, target) in itertools.product(self.by_size(), self.finetunes):
+            yield from (((size, arrangement, n), target) for arrangement in self.arrangements_of(n))
+
+    def arrangements_of(self, n: int) -> tuple[str, ...]:
+        """Names of the arrangements in which n heads are trained."""
+        return self.arrangements if n > 1 and self.arrangements else ("",)
+
+    def model_for(self, n: int, size: str = "", arrangement: str = "") -> ModelConfig:
+        """The model of a size that predicts n tokens ahead. One head is the ordinary model in any arrangement, and is
+        called `parallel`, so that it is trained once; of `replicated` alone it keeps its name."""
+        base = self.by_size()[size].model
+        heads = ARRANGEMENTS[arrangement] if arrangement else {}
+        if n == 1 and base.arrangement != "replicated":
+            heads = ARRANGEMENTS["parallel"]
+        return replace(base, n_future_tokens=n, vocabulary_size=self.tokenizer.size, **heads)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from components.decoding.network import Network, Pass
+from components.decoding.layer import Pass
+from components.decoding.network import Network
 
 
 class Batch:
@@ -31,7 +32,7 @@ class Batch:
         self._triangle = torch.zeros(hidden.shape, dtype=network.dtype, device=device)
         self._triangle.masked_fill_(hidden, -torch.inf)
         self._fed = 0  # tokens per slot in the last main pass
-        self._z_RD = torch.empty(0)
+        self._states: list[Tensor] = []  # of that pass, what the drafting heads read
         # per slot: the slot in the last main pass, first position and number of what it added for good
         self._added: list[tuple[int, int, int]] = []
 
@@ -39,10 +40,7 @@ class Batch:
         """Read the prompts, padded at the end (nothing attends to what comes after it); the first choices."""
         B, T = len(prompts), max(map(len, prompts))
         tokens_R = self._tensor([token for p in prompts for token in (*p, *([0] * (T - len(p))))])
-        slots_BT = self._places[:T] + self._offsets
-        angles_R1C = self.network.angles_PC[:T].repeat(B, 1)[:, None]
-        where = Pass(B, T, slots_BT.view(-1), angles_R1C, None, causal=True)
-        self._z_RD, h_RD = self.network.main(tokens_R, where, self.cache)
+        self._states, h_RD = self.network.main(tokens_R, self._pass([0] * B, T, T), self.cache, self.k)
         self._fed = T
         self.lengths = [len(p) for p in prompts]
         self._added = [(b, 0, len(p)) for b, p in enumerate(prompts)]
@@ -54,7 +52,8 @@ class Batch:
         """Feed T tokens per slot after its length; head 0's choice after each of them, (B, T)."""
         B, T = len(tokens), len(tokens[0])
         tokens_R = self._tensor([token for row in tokens for token in row])
-        self._z_RD, h_RD = self.network.main(tokens_R, self._main_pass(B, T), self.cache)
+        where = self._pass(self.lengths, T, max(self.lengths) + T)
+        self._states, h_RD = self.network.main(tokens_R, where, self.cache, self.k)
         self._fed = T
         self._added = [(b, self.lengths[b], 0) for b in range(B)]
         choices: list[list[int]] = self.network.choose(h_RD).view(B, T).tolist()
@@ -82,13 +81,15 @@ class Batch:
         B, T = len(self.rows), self._fed
         if self.draft_cache is None:
             last_B = self._tensor([source * T + count - 1 for source, _, count in self._added])
-            return self._draft(self._z_RD, last_B, None)
+            return self._draft(self._states, last_B, None)
+        if self.network.config.arrangement == "causal":
+            return self._draft_along_a_chain()
+        (z_RD,) = self._states
         if B == 1:
             source, start, count = self._added[0]
-            z_RD = self._z_RD[source * T : source * T + count]
             slots_R = self._places[start : start + count]
             where = Pass(1, start + count, slots_R, self.network.angles_PC[slots_R][:, None], None)
-            return self._draft(z_RD, self._places[count - 1 : count], where)
+            return self._draft([z_RD[source * T : source * T + count]], self._places[count - 1 : count], where)
         rows: list[int] = []
         slots: list[int] = []
         places: list[int] = []
@@ -103,29 +104,40 @@ class Batch:
             mask = self._mask(self._places[:S] >= self._tensor(self.lengths)[:, None, None, None])
         angles_R1C = self.network.angles_PC[self._tensor(places)][:, None]
         where = Pass(B, S, self._tensor(slots), angles_R1C, mask)
-        return self._draft(self._z_RD[self._tensor(rows)], self._tensor(last), where)
+        return self._draft([z_RD[self._tensor(rows)]], self._tensor(last), where)
 
-    def _draft(self, z_RD: Tensor, last_B: Tensor, where: Pass | None) -> list[list[int]]:
-        drafts: list[list[int]] = self.network.draft(self.k, z_RD, last_B, where, self.draft_cache).tolist()
+    def _draft_along_a_chain(self) -> list[list[int]]:
+        """Where drafting heads read each other, all of them see every position that was added. Shorter slots are
+        padded with their last row, at positions that count as not yet filled."""
+        T = max(count for _, _, count in self._added)
+        rows = [source * self._fed + min(j, count - 1) for source, _, count in self._added for j in range(T)]
+        last_B = self._tensor([slot * T + count - 1 for slot, (_, _, count) in enumerate(self._added)])
+        where = self._pass([start for _, start, _ in self._added], T, max(self.lengths))
+        (x_RD,) = self._states
+        return self._draft([x_RD[self._tensor(rows)]], last_B, where)
+
+    def _draft(self, states: Sequence[Tensor], last_B: Tensor, where: Pass | None) -> list[list[int]]:
+        drafts: list[list[int]] = self.network.draft(self.k, states, last_B, where, self.draft_cache).tolist()
         return drafts
 
-    def _main_pass(self, B: int, T: int) -> Pass:
-        shortest, longest = min(self.lengths), max(self.lengths)
-        S, mask = longest + T, None
+    def _pass(self, starts: Sequence[int], T: int, S: int) -> Pass:
+        """T rows per slot from position `starts` on, each seeing what is not after it, among S positions."""
+        B, shortest, longest = len(starts), min(starts), max(starts)
+        mask = None
         if shortest == longest:
-            if T > 1:
+            if T > 1 and longest:
                 mask = self._triangle[:T, self.capacity - longest : self.capacity + T]
-            positions_BT = self._places[longest:S].expand(B, T)
+            positions_BT = self._places[longest : longest + T].expand(B, T)
         else:
-            positions_BT = self._tensor(self.lengths)[:, None] + self._places[:T]
+            positions_BT = self._tensor(starts)[:, None] + self._places[:T]
             mask = self._mask(self._places[:S] > positions_BT[:, None, :, None])
         slots_R = (positions_BT + self._offsets[:B]).view(-1)
         angles_R1C = self.network.angles_PC[positions_BT.reshape(-1)][:, None]
-        return Pass(B, S, slots_R, angles_R1C, mask)
+        return Pass(B, S, slots_R, angles_R1C, mask, causal=not longest)
 
     def _mask(self, hidden: Tensor) -> Tensor:
         mask = torch.zeros(hidden.shape, dtype=self.network.dtype, device=self.network.device)
         return mask.masked_fill_(hidden, -torch.inf)
 
-    def _tensor(self, values: list[int]) -> Tensor:
+    def _tensor(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.network.device)

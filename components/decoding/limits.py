@@ -12,18 +12,18 @@ from components.model.config import ModelConfig
 def step_products(config: ModelConfig, k: int, batch: int) -> list[tuple[int, int]]:
     """(weights read, rows they meet) of the parts of a step: verifying, then drafting for k > 1.
 
-    Keys and values of the drafting layers meet more rows, one per token accepted; that is left out.
+    Drafting layers meet more rows, one per token accepted (in the parallel arrangement their keys and values alone);
+    that is left out.
     """
-    D, E = config.dim, config.head_dim
-    table = config.vocabulary_size * D
-    layer = D * E * (2 * config.n_attention_heads + 2 * config.kv_heads) + 3 * D * config.ffn_width
-    main = (config.n_trunk_layers + min(1, config.n_head_layers)) * layer + table
-    parts = [(main, batch * k)]
-    if k > 1 and config.arrangement == "parallel":
-        parts += [((k - 1) * layer, batch), (table, batch * (k - 1))]
-    elif k > 1:
-        parts += [((k - 1) * table, batch)]
-    return parts
+    table, layer = config.vocabulary_size * config.dim, config.layer_matrix_parameters()
+    on_the_way = config.head_layers_run(1)
+    parts = [((config.n_trunk_layers + on_the_way) * layer + table, batch * k)]
+    if k == 1:
+        return parts
+    if config.arrangement == "replicated":
+        return [*parts, ((k - 1) * table, batch)]
+    own = (config.head_layers_run(k) - on_the_way) * layer + min(k - 1, config.n_head_matrices) * config.dim**2
+    return [*parts, (own, batch), (table, batch * (k - 1))]
 
 
 def step_limits(

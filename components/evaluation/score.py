@@ -133,10 +133,12 @@ def _byte_lengths(codec: Codec, model: MultiTokenTransformer) -> Tensor:
 
 
 def _generator(model: MultiTokenTransformer) -> completion.Generate:
-    """Greedy generation through the engine. Replicated heads draft for the price of an unembedding, so all are used;
-    layer heads do not pay at this batch size on small models. Either way the tokens are those of head 0."""
-    decoder = Decoder(model, torch.float32)
-    k = model.config.n_future_tokens if model.config.arrangement == "replicated" else 1
+    """Greedy generation through the engine. Heads that draft without a layer of their own do it for the price of an
+    unembedding, so all are used; layers do not pay at this batch size on small models. Either way the tokens are those
+    of head 0."""
+    decoder, config = Decoder(model, torch.float32), model.config
+    without_layers = config.head_layers_run(config.n_future_tokens) == config.head_layers_run(1)
+    k = config.n_future_tokens if without_layers else 1
 
     def generate(prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_ids: frozenset[int]) -> list[list[int]]:
         return decoder.generate(prompts, max_new_tokens, k=k, stop_ids=stop_ids).tokens

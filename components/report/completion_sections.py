@@ -57,7 +57,8 @@ def completions(facts: Facts) -> Markup | None:
             made = items[name]["generated"]
             lines.append(_written(model.heads, made, "same" if made == item["truth"] else None))
         before = "\n".join(item["prompt"].split("\n")[-3:])
-        figures.append(tag("figure", tag("pre", before, tag("span", "▏", class_="cut")), *lines, class_="completion"))
+        class_ = "completion named" if any(model.arrangement for model in models) else "completion"
+        figures.append(tag("figure", tag("pre", before, tag("span", "▏", class_="cut")), *lines, class_=class_))
     return section(
         "completions",
         f"Lines that the models of size {models[0].size} completed" if models[0].size else "Lines they completed",

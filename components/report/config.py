@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Of a scaling study: the name of the size that each artifact is of, in the order of the report's inputs."""
+class Labels:
+    """Of a study: what each artifact is called in it, in the order of the report's inputs."""
 
     checkpoints: tuple[str, ...]
     evaluations: tuple[str, ...]
@@ -20,5 +20,7 @@ class ReportConfig:
     """Name of the recipe."""
     overrides: tuple[str, ...] = ()
     """What was given on the command line, as `conf=bytes`; printed in the command that makes the page again."""
-    sizes: Sizes | None = None
+    sizes: Labels | None = None
     """Which artifact is of which size; None in an ordinary recipe, where all are of one."""
+    arrangements: Labels | None = None
+    """Which artifact is of which arrangement of its heads, empty for n = 1; None where the models say it."""

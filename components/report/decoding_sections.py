@@ -32,9 +32,9 @@ def decoding(facts: Facts) -> Markup | None:
 
 
 def _block(facts: Facts, decoded: Decoded) -> Markup:
-    n, rows = decoded.benchmark.n_future_tokens, decoded.benchmark.rows
-    index = facts.place(decoded.size, n)
-    chart_of = f"{decoded.size}-n{n}".lstrip("-")
+    n, rows = decoded.n, decoded.benchmark.rows
+    index = facts.place(decoded)
+    chart_of = "-".join(part for part in (decoded.size, decoded.arrangement, f"n{n}") if part)
     published = paper.decoding_for(n, (facts.tokenizer or {}).get("kind"))
     smallest = min(row.batch for row in rows)
     ks = sorted({row.k for row in rows} | {1})

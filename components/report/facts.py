@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.artifacts import Checkpoint, DecodingBenchmark, DecodingRow, Evaluation
-from components.report.config import ReportConfig, Sizes
+from components.report.config import Labels, ReportConfig
 
 PACKAGES = ("headstart", "torch", "ray", "mlflow", "pyarrow", "sentencepiece")
 
@@ -48,20 +48,20 @@ class Model:
     """Its completions.jsonl."""
     windows: tuple[tuple[float, int], ...] = ()
     """Its windows.json: bits and bytes of every held-out window."""
+    arrangement: str = ""
+    """Name of its heads' arrangement in a study of these; empty elsewhere, and for n = 1."""
 
     @property
     def n(self) -> int:
         return self.checkpoint.n_future_tokens
 
     @property
-    def replicated(self) -> bool:
-        return self.shape.get("arrangement") == "replicated"
-
-    @property
     def heads(self) -> str:
-        """`n = 4`, or `4 → 1` for a fine-tuned model; its spaces do not break."""
+        """`n = 4`, or `4 → 1` for a fine-tuned model; its spaces do not break. In a study of arrangements behind the
+        name of its own: `causal n = 4`."""
         before = self.checkpoint.n_pretrained
-        return f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{self.n}" if before is None else f"{before} → {self.n}"
+        said = f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{self.n}" if before is None else f"{before} → {self.n}"
+        return f"{arrangement_words(self.arrangement, before or self.n)} {said}".lstrip()
 
     @property
     def name(self) -> str:
@@ -70,8 +70,8 @@ class Model:
 
     @property
     def key(self) -> str:
-        """`n4`, or `3b/n4` in a scaling study."""
-        return f"{self.size}/n{self.n}" if self.size else f"n{self.n}"
+        """`n4`, or `3b/n4` in a scaling study, `causal/n4` in one of arrangements."""
+        return "/".join(part for part in (self.size, self.arrangement, f"n{self.n}") if part)
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,22 @@ class Decoded:
     benchmark: DecodingBenchmark
     samples: tuple[Mapping[str, Any], ...]
     """Its samples.json."""
+    arrangement: str = ""
+    """Of the model, as there."""
+
+    @property
+    def n(self) -> int:
+        return self.benchmark.n_future_tokens
 
     @property
     def name(self) -> str:
-        """`n = 4`, in a scaling study after the size."""
-        return f"{self.size} n = {self.benchmark.n_future_tokens}".strip()
+        """`n = 4`, in a study after the size or the arrangement."""
+        of = self.size or arrangement_words(self.arrangement, self.n)
+        return f"{of} n = {self.n}".strip()
+
+    def is_of(self, model: Model) -> bool:
+        """Whether it was measured on this pretrained model."""
+        return (self.size, self.arrangement, self.n) == (model.size, model.arrangement, model.n)
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ class Facts:
 
     config: ReportConfig
     pretrained: tuple[Model, ...]
-    """By size, the smallest first, then by n, the fewest heads first."""
+    """By size, the smallest first, then by n, the fewest heads first; arrangements in the recipe's order."""
     finetuned: tuple[Model, ...]
     decoded: tuple[Decoded, ...]
     """In the same order."""
@@ -118,9 +129,11 @@ class Facts:
         """The next-token model of a size, when there is one."""
         return next((model for model in self.pretrained if model.size == size and model.n == 1), None)
 
-    def place(self, size: str, n: int) -> int:
-        """Where a model stands among those of its size: decides its colour."""
-        return next((i for i, m in enumerate(m for m in self.pretrained if m.size == size) if m.n == n), 1)
+    def place(self, of: "Model | Decoded") -> int:
+        """Where a model, or the one that was measured, stands among those of its size: decides its colour."""
+        beside = [(m.arrangement, m.n) for m in self.pretrained if m.size == of.size]
+        mine = (of.arrangement, of.n)
+        return beside.index(mine) if mine in beside else 1
 
     @property
     def machine(self) -> str:
@@ -160,8 +173,7 @@ class Facts:
 
     def best_row(self, model: Model) -> DecodingRow | None:
         """The fastest self-speculative arm of a model at the smallest batch measured."""
-        mine = (d.benchmark for d in self.decoded if (d.size, d.benchmark.n_future_tokens) == (model.size, model.n))
-        rows = [row for benchmark in mine for row in benchmark.rows if row.k > 1]
+        rows = [row for decoded in self.decoded if decoded.is_of(model) for row in decoded.benchmark.rows if row.k > 1]
         smallest = min((row.batch for row in rows), default=0)
         return max((row for row in rows if row.batch == smallest), key=lambda row: row.speedup, default=None)
 
@@ -175,32 +187,32 @@ def gather(
     seconds: float,
     now: float,
 ) -> Facts:
-    """Match every model with its evaluation, by size, by the heads it was pretrained and fine-tuned with, and by
-    order."""
-    one = Sizes(("",) * len(checkpoints), ("",) * len(evaluations), ("",) * len(benchmarks))
-    sizes = config.sizes or one
-    left = list(zip(sizes.evaluations, evaluations, strict=True))
+    """Match every model with its evaluation, by what a study calls it, by the heads it was pretrained and fine-tuned
+    with, and by order."""
+    one = Labels(("",) * len(checkpoints), ("",) * len(evaluations), ("",) * len(benchmarks))
+    sizes, arrangements = config.sizes or one, config.arrangements or one
+    left = list(zip(sizes.evaluations, arrangements.evaluations, evaluations, strict=True))
     models = []
-    for size, checkpoint in zip(sizes.checkpoints, checkpoints, strict=True):
-        key = (size, checkpoint.n_pretrained, checkpoint.n_future_tokens)
-        mine = next(((of, e) for of, e in left if (of, e.n_pretrained, e.n_future_tokens) == key), None)
+    for size, arrangement, checkpoint in zip(sizes.checkpoints, arrangements.checkpoints, checkpoints, strict=True):
+        key = (size, arrangement, checkpoint.n_pretrained, checkpoint.n_future_tokens)
+        mine = next((of for of in left if (*of[:2], of[2].n_pretrained, of[2].n_future_tokens) == key), None)
         if mine is not None:
             left.remove(mine)
-        models.append(_model(size, checkpoint, mine[1] if mine else None))
+        models.append(_model(size, arrangement, checkpoint, mine[2] if mine else None))
     pretrained = [m for m in models if m.checkpoint.n_pretrained is None]
     smallest = {
         size: min(m.checkpoint.parameters for m in pretrained if m.size == size)
         for size in {m.size for m in pretrained}
     }
     decoded = [
-        Decoded(size, benchmark, tuple(_json(benchmark.path / "samples.json", [])))
-        for size, benchmark in zip(sizes.benchmarks, benchmarks, strict=True)
+        Decoded(size, benchmark, tuple(_json(benchmark.path / "samples.json", [])), arrangement)
+        for size, arrangement, benchmark in zip(sizes.benchmarks, arrangements.benchmarks, benchmarks, strict=True)
     ]
     return Facts(
         config=config,
         pretrained=tuple(sorted(pretrained, key=lambda m: (smallest[m.size], m.size, m.n))),
         finetuned=tuple(m for m in models if m.checkpoint.n_pretrained is not None),
-        decoded=tuple(sorted(decoded, key=lambda d: (smallest.get(d.size, 0), d.size, d.benchmark.n_future_tokens))),
+        decoded=tuple(sorted(decoded, key=lambda d: (smallest.get(d.size, 0), d.size, d.n))),
         steps=tuple(steps),
         seconds=seconds,
         when=datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -210,7 +222,7 @@ def gather(
     )
 
 
-def _model(size: str, checkpoint: Checkpoint, evaluation: Evaluation | None) -> Model:
+def _model(size: str, arrangement: str, checkpoint: Checkpoint, evaluation: Evaluation | None) -> Model:
     return Model(
         size,
         checkpoint,
@@ -219,7 +231,14 @@ def _model(size: str, checkpoint: Checkpoint, evaluation: Evaluation | None) -> 
         tuple(_json_lines(checkpoint.path / "metrics.jsonl")),
         tuple(_json_lines(evaluation.path / "completions.jsonl")) if evaluation else (),
         tuple((bits, n_bytes) for bits, n_bytes in _json(evaluation.path / "windows.json", [])) if evaluation else (),
+        arrangement,
     )
+
+
+def arrangement_words(name: str, n: int) -> str:
+    """`parallel_extra_layers` of n = 4 as `parallel + 3 layers`, as Table S4 counts them; others as they are called."""
+    kind, extra, _ = name.partition("_extra_layers")
+    return f"{kind} + {n - 1} layer{'s' * (n > 2)}" if extra else kind
 
 
 def known(value: float | None) -> float | None:

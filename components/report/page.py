@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.artifacts import Evaluation
 from components.report import (
+    arrangements_section,
     completion_sections,
     decoding_sections,
     paper,
@@ -39,6 +40,7 @@ def page(facts: Facts) -> str:
         title(facts),
         _header(facts),
         scaling_section.scaling(facts) if facts.config.sizes else None,
+        arrangements_section.arrangements(facts) if facts.config.arrangements else None,
         training_sections.comparison(facts),
         decoding_sections.decoding(facts),
         decoding_sections.samples(facts),
@@ -71,6 +73,8 @@ def title(facts: Facts) -> str:
     """The title of the recipe, or the models' names against each other."""
     if facts.config.sizes:
         return f"Predicting several tokens at once: {scaling_section.title(facts)}"
+    if facts.config.arrangements:
+        return f"Predicting several tokens at once: {arrangements_section.title(facts)}"
     names = [model.name for model in facts.pretrained]
     versus = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} against {names[-1]}"
     return f"Predicting several tokens at once: {versus}"
@@ -93,6 +97,9 @@ def _findings(facts: Facts) -> Iterator[str]:
     of = f" from {size(sum(data['text_bytes'].values()))} of text" if data else ""
     if facts.config.sizes:
         yield from scaling_section.findings(facts, of)
+        return
+    if facts.config.arrangements:
+        yield from arrangements_section.findings(facts, of)
         return
     count = len(facts.pretrained)
     models = ("One model", "Two models", "Three models")[count - 1] if count <= 3 else f"{count} models"
@@ -147,8 +154,7 @@ def _tiles(facts: Facts) -> Iterator[Markup]:
     rows = [(model, row) for model in facts.pretrained if (row := facts.best_row(model))]
     if rows:
         model, best = max(rows, key=lambda item: item[1].speedup)
-        of = f"{model.size}, " if model.size else ""
-        where = f"{of}n = {best.n_future_tokens}, k = {best.k}, batch {best.batch}, {best.dtype}"
+        where = f"{model.name}, k = {best.k}, batch {best.batch}, {best.dtype}"
         spread = f"{decimal(best.speedup_low, 2)} to {decimal(best.speedup_high, 2)} over repeats"
         yield _tile(
             times(best.speedup),
@@ -162,7 +168,10 @@ def _tiles(facts: Facts) -> Iterator[Markup]:
             "tokens per forward",
             f"{percent(best.repeated_4grams)} of generated 4-grams repeat{beside}",
         )
-    scored = [(m.name, m.evaluation) for m in facts.by_size[-1] if m.evaluation]
+    models = facts.by_size[-1]
+    scored = [
+        (training_sections.label(m, models) if m.arrangement else m.name, m.evaluation) for m in models if m.evaluation
+    ]
     if scored:
         yield _tile(
             decimal(scored[0][1].bits_per_byte, 3),

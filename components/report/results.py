@@ -29,7 +29,8 @@ def results(facts: Facts) -> dict[str, Any]:
         "models": [_model(model, facts.baseline(model.size)) for model in facts.pretrained],
         "finetuned": [_finetuned(model) for model in facts.finetuned],
         "decoding": [
-            {"size": decoded.size or None} | {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
+            {"size": decoded.size or None, "arrangement": decoded.arrangement or None}
+            | {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
             for decoded in facts.decoded
             for row in decoded.benchmark.rows
         ],
@@ -55,9 +56,11 @@ def headline(facts: Facts) -> dict[str, float]:
 def _model(model: Model, base: Model | None) -> dict[str, Any]:
     checkpoint, evaluation = model.checkpoint, model.evaluation
     return {
+        "key": model.key,
         "size": model.size or None,
         "n_future_tokens": model.n,
         "arrangement": model.shape.get("arrangement"),
+        "extra_layers": model.shape.get("extra_layers", False),
         "parameters": checkpoint.parameters,
         "steps": checkpoint.steps,
         "tokens": checkpoint.tokens,
@@ -79,6 +82,7 @@ def _finetuned(model: Model) -> dict[str, Any]:
     body = evaluation.body_completion if evaluation else None
     return {
         "size": model.size or None,
+        "arrangement": model.shape.get("arrangement"),
         "n_pretrained": checkpoint.n_pretrained,
         "n_future_tokens": model.n,
         "loss": known(evaluation.heads[0].loss) if evaluation else None,

@@ -109,7 +109,7 @@ def _numbers_of_heads(facts: Facts) -> list[int]:
 
 
 def _place(facts: Facts, n: int) -> int:
-    return next(facts.place(m.size, n) for m in facts.pretrained if m.n == n)
+    return next(facts.place(m) for m in facts.pretrained if m.n == n)
 
 
 def _against_one(facts: Facts, n: int) -> Iterator[tuple[Model, float, float]]:

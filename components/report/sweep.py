@@ -39,7 +39,7 @@ class JobResult:
 
     @property
     def figures(self) -> dict[tuple[str, int], float]:
-        """Every headline figure by (name, n); of a scaling study the name begins with the size, `3b/speedup`."""
+        """Every headline figure by (name, n); of a study the name begins with size or arrangement: `3b/speedup`."""
         found = {}
         for key, value in self.headline.items():
             if match := re.fullmatch(r"(\w+/)?n(\d+)/(\w+)", key):
@@ -121,17 +121,20 @@ class Group:
         return tuple(made)
 
     def _of_baseline(self, name: str, figures: Mapping[tuple[str, int], float]) -> float | None:
-        """What a job's baseline has of a figure: next-token decoding is 1 by definition where decoding is compared."""
-        if self.baseline == 1 and name.rpartition("/")[2] in ("speedup", "tokens_per_forward"):
+        """What a job's baseline has of a figure: next-token decoding is 1 by definition where decoding is compared, and
+        arrangements have one next-token model for all."""
+        plain = name.rpartition("/")[2]
+        if self.baseline == 1 and plain in ("speedup", "tokens_per_forward"):
             return 1.0
-        return figures.get((name, self.baseline))
+        return figures.get((name, self.baseline), figures.get((plain, self.baseline)))
 
     @property
-    def models(self) -> Mapping[int, Mapping[str, Any]]:
-        """The models of any of its jobs, by n: their sizes do not depend on the seed. None of a scaling study, where
-        many have the same n."""
+    def models(self) -> Mapping[str, Mapping[str, Any]]:
+        """The models of any of its jobs by their keys, `n4` or `causal/n4`: their sizes do not depend on the seed. None
+        of a scaling study, where many have the same n."""
         every = [model for job in reversed(self.jobs) for model in job.models]
-        return {model["n_future_tokens"]: model for model in every if not model.get("size")}
+        # a reused report of an earlier version has no keys, and no arrangements either
+        return {model.get("key", f"n{model['n_future_tokens']}"): model for model in every if not model.get("size")}
 
 
 def groups(sweep: Sweep) -> tuple[Group, ...]:

@@ -64,10 +64,9 @@ FIGURES = {
 
 def figure_of(name: str) -> Figure:
     """How to write a headline figure, also one that has no words of its own."""
-    size, _, plain = name.rpartition("/")
-    words = plain.replace("_", " ")
-    figure = FIGURES.get(plain, Figure(words.capitalize(), words, 4))
-    return replace(figure, title=f"{size} {figure.title.lower()}", short=f"{size} {figure.short}") if size else figure
+    of, _, plain = name.replace("_", " ").rpartition("/")
+    figure = FIGURES.get(name.rpartition("/")[2], Figure(plain.capitalize(), plain, 4))
+    return replace(figure, title=f"{of} {figure.title.lower()}", short=f"{of} {figure.short}") if of else figure
 
 
 def in_order(keys: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -254,17 +253,19 @@ def _unequal(found: Sequence[Group]) -> Iterator[Markup]:
     groups_of: dict[str, list[str]] = {}
     for group in found:
         models, baseline = group.models, named(group.baseline)
-        base = models.get(group.baseline)
+        base = models.get(f"n{group.baseline}")
         words = []
-        for n, model in sorted(models.items()):
+        for key, model in sorted(models.items(), key=lambda item: item[1]["n_future_tokens"]):
             if base is None or model is base:
                 continue
+            arrangement = key.rpartition("/")[0].replace("_", " ")
+            name = f"{arrangement} {named(model['n_future_tokens'])}".lstrip()
             if more := model["parameters"] - base["parameters"]:
                 share = f"{percent(abs(more) / base['parameters'])} {'more' if more > 0 else 'fewer'}"
-                words.append(f"{named(n)} has {share} parameters than {baseline}.")
+                words.append(f"{name} has {share} parameters than {baseline}.")
             if model["tokens"] != base["tokens"]:
                 tokens = f"{scaled(model['tokens'])} training tokens, {baseline} {scaled(base['tokens'])}"
-                words.append(f"{named(n)} saw {tokens}.")
+                words.append(f"{name} saw {tokens}.")
         if models:
             groups_of.setdefault(" ".join(words), []).append(group.name)
     for text, names in groups_of.items():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from components.artifacts import CompletionScore
 from components.report.charts import Axes, Series, line_chart
-from components.report.facts import Facts, Model, known
+from components.report.facts import Facts, Model, arrangement_words, known
 from components.report.intervals import half_width_over_windows
 from components.report.markup import (
     NONE,
@@ -27,7 +27,7 @@ from components.report.markup import (
 
 def colour(index: int) -> str:
     """The colour of the index-th model, the same in every figure."""
-    return f"var(--s{index % 5})"
+    return f"var(--s{index % 6})"
 
 
 def comparison(facts: Facts) -> Markup:
@@ -54,7 +54,7 @@ def comparison(facts: Facts) -> Markup:
     words.append(seeds(facts))
     return section(
         "comparison",
-        f"{_versus(facts.by_size[0])}, side by side",
+        "Side by side" if facts.config.arrangements else f"{_versus(facts.by_size[0])}, side by side",
         *(part for models in facts.by_size for part in (of_size(models), _comparison(models))),
         paragraph(" ".join(words), class_="caption"),
     )
@@ -103,7 +103,7 @@ def _comparison(models: Sequence[Model]) -> Markup:
         return model.evaluation.line_completion if model.evaluation else None
 
     rows = [
-        row("Parameters", lambda m: join((whole(m.checkpoint.parameters), _difference(m, base)), " ")),
+        row("Parameters", lambda m: join((whole(m.checkpoint.parameters), more_parameters(m, base)), " ")),
         row("Layers", _layers),
         row("Training tokens", lambda m: whole(m.checkpoint.tokens)),
         row("Steps", lambda m: whole(m.checkpoint.steps)),
@@ -147,7 +147,7 @@ def _versus(models: Sequence[Model]) -> str:
     return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
 
 
-def _difference(model: Model, base: Model) -> Markup | None:
+def more_parameters(model: Model, base: Model) -> Markup | None:
     """Parameters more or fewer than the baseline has."""
     difference = model.checkpoint.parameters - base.checkpoint.parameters
     if not difference:
@@ -157,12 +157,19 @@ def _difference(model: Model, base: Model) -> Markup | None:
 
 
 def _layers(model: Model) -> str:
-    layers = model.shape.get("layers")
+    layers, n = model.shape.get("layers"), model.n
     if layers is None:
         return NONE
-    if model.replicated:
-        return join((str(layers), note(f"and {model.n} unembedding{'s' * (model.n > 1)}")), " ")
-    return join((str(layers), note(f"{layers - model.n} trunk + {model.n} head{'s' * (model.n > 1)}")), " ")
+    match model.shape.get("arrangement"):
+        case "replicated":
+            words = f"and {n} unembedding{'s' * (n > 1)}"
+        case "linear":
+            words = "" if n == 1 else "and a matrix" if n == 2 else f"and {n - 1} matrices"
+        case kind:
+            layers += n - 1 if model.shape.get("extra_layers") else 0
+            words = f"{layers - n} trunk + {n} head{'s' * (n > 1)}"
+            words += " in a chain" if kind in ("causal", "anticausal") and n > 1 else ""
+    return join((str(layers), note(words) if words else None), " ")
 
 
 def loss_curves(facts: Facts) -> Markup | None:
@@ -178,7 +185,7 @@ def loss_curves(facts: Facts) -> Markup | None:
     figures = []
     for model in facts.pretrained:
         shown = [h for h in range(1, model.n + 1) if model.n <= 8 or h in (1, 2, 4, 8, 16, 32, model.n)]
-        mine, index = curves[model.key], facts.place(model.size, model.n)
+        mine, index = curves[model.key], facts.place(model)
         series = [
             Series(f"head {h}  {mine[h - 1][-1][1]:.2f}", mine[h - 1], colour(index), _fading(h, model.n))
             for h in shown
@@ -235,14 +242,20 @@ def _heads(models: Sequence[Model]) -> tuple[Markup | None, Markup] | None:
     if most > 1:
         ticks = _head_ticks(most)
         after = f"-{models[0].size}" if models[0].size else ""
-        for name, label, factor, digits in (("loss", "loss, nats per token", 1, 3), ("top1", "top-1, %", 100, 1)):
+        room = 150 if any(m.arrangement for m in models) else 62
+        for name, unit, factor, digits in (("loss", "loss, nats per token", 1, 3), ("top1", "top-1, %", 100, 1)):
             series = [
-                Series(m.heads, [(h, factor * getattr(s, name)) for h, s in enumerate(scores, 1)], colour(i), dots=True)
+                Series(
+                    label(m, models),
+                    [(h, factor * getattr(s, name)) for h, s in enumerate(scores, 1)],
+                    colour(i),
+                    dots=True,
+                )
                 for i, m, scores in scored
             ]
             title = "Loss" if name == "loss" else "Top-1 accuracy"
-            axes = Axes("tokens ahead", label, ticks, None, digits)
-            chart = line_chart(f"held-out-{name}-by-head{after}", series, axes, 62)
+            axes = Axes("tokens ahead", unit, ticks, None, digits)
+            chart = line_chart(f"held-out-{name}-by-head{after}", series, axes, room)
             figures.append(tag("figure", tag("figcaption", title), chart))
     rows = []
     for h in range(most):
@@ -252,6 +265,12 @@ def _heads(models: Sequence[Model]) -> tuple[Markup | None, Markup] | None:
         rows.append([f"{h + 1} ahead", *cells])
     head = ["", *(f"{m.heads} {what}" for _, m, _ in scored for what in ("loss", "top-1"))]
     return tag("div", *figures, class_="figures") if figures else None, table(head, rows)
+
+
+def label(model: Model, models: Sequence[Model]) -> str:
+    """Its heads; in a study of arrangements of one n without that n, which all have."""
+    alike = {m.n for m in models if m.arrangement} == {model.n}
+    return arrangement_words(model.arrangement, model.n) if model.arrangement and alike else model.heads
 
 
 def _head_ticks(most: int) -> list[float]:

@@ -145,12 +145,24 @@ def test_packing_is_given_up_where_it_is_wrong(monkeypatch: pytest.MonkeyPatch) 
     packing_works.cache_clear()
 
 
-def test_limits_count_every_weight_of_a_step() -> None:
-    """With all heads a step reads every matrix once and the shared unembedding twice; the embedding not at all."""
-    config = ModelConfig(dim=32, layers=6, n_attention_heads=2, ffn_dim=64, vocabulary_size=100, n_future_tokens=3)
-    matrices = sum(p.numel() for p in MultiTokenTransformer(config).parameters() if p.dim() == 2)
+@pytest.mark.parametrize("arrangement", ["parallel", "causal", "anticausal", "linear", "replicated"])
+def test_limits_count_every_weight_of_a_step(arrangement: str) -> None:
+    """With all heads a step reads every matrix once and a shared unembedding twice; the embedding not at all. Without
+    drafting it reads what leads to head 0."""
+    config = ModelConfig(
+        dim=32,
+        layers=6,
+        n_attention_heads=2,
+        ffn_dim=64,
+        vocabulary_size=100,
+        n_future_tokens=3,
+        arrangement=arrangement,  # type: ignore[arg-type]
+    )
+    model = MultiTokenTransformer(config)
+    matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
     table = 100 * 32
-    assert sum(weights for weights, _ in step_products(config, 3, 1)) == matrices - table + table
-    replicated = dataclasses.replace(config, arrangement="replicated")
-    every = sum(p.numel() for p in MultiTokenTransformer(replicated).parameters() if p.dim() == 2)
-    assert sum(weights for weights, _ in step_products(replicated, 3, 1)) == every - table
+    twice = 0 if arrangement == "replicated" else table
+    assert sum(weights for weights, _ in step_products(config, 3, 1)) == matrices - table + twice
+    model(torch.zeros(1, 1, dtype=torch.long), heads=1).sum().backward()
+    read = sum(p.numel() for p in model.parameters() if p.dim() == 2 and p.grad is not None)
+    assert step_products(config, 1, 4) == [(read - table, 4)]

@@ -9,9 +9,15 @@ from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
 
-def network(n: int = 3, n_kv_heads: int | None = None) -> Network:
+def network(arrangement: str, n_kv_heads: int | None) -> Network:
     config = ModelConfig(
-        dim=32, layers=6, n_attention_heads=4, n_kv_heads=n_kv_heads, vocabulary_size=23, n_future_tokens=n
+        dim=32,
+        layers=6,
+        n_attention_heads=4,
+        n_kv_heads=n_kv_heads,
+        vocabulary_size=23,
+        n_future_tokens=3,
+        arrangement=arrangement,  # type: ignore[arg-type]
     )
     model = MultiTokenTransformer(config)
     model.init_weights(3)
@@ -68,9 +74,11 @@ def decode(net: Network, prompts: list[list[int]], poisoned: bool, k: int) -> li
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("lengths", [(6,), (4, 9, 1), (5, 5, 5)])
-@pytest.mark.parametrize("n_kv_heads", [None, 2])
-def test_stale_slots_are_never_used(k: int, lengths: tuple[int, ...], n_kv_heads: int | None) -> None:
-    net = network(n_kv_heads=n_kv_heads)
+@pytest.mark.parametrize(
+    ("arrangement", "n_kv_heads"), [("parallel", None), ("parallel", 2), ("causal", 2), ("anticausal", None)]
+)
+def test_stale_slots_are_never_used(k: int, lengths: tuple[int, ...], arrangement: str, n_kv_heads: int | None) -> None:
+    net = network(arrangement, n_kv_heads)
     prompts = [[(7 * i + row) % 23 for i in range(length)] for row, length in enumerate(lengths)]
     clean = decode(net, prompts, False, k)
     assert decode(net, prompts, True, k) == clean

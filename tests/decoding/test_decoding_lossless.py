@@ -5,8 +5,10 @@ import random
 import pytest
 import torch
 
+from components.decoding.batch import Batch
 from components.decoding.checks import full_forward_mismatches
 from components.decoding.engine import Decoder
+from components.decoding.network import Network
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
@@ -25,7 +27,16 @@ def sharp_model(seed: int = 0, **shape: object) -> MultiTokenTransformer:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
             else:
                 parameter.mul_(8)
+    head_matrices_drawn(model, seed)
     return model.eval()
+
+
+def head_matrices_drawn(model: MultiTokenTransformer, seed: int) -> None:
+    """The matrices of `linear` heads, which start as the identity, made different."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for head in model.prediction_heads[: model.config.n_head_matrices]:
+            head.weight.copy_(torch.randn(head.weight.shape, generator=generator))
 
 
 def ragged_prompts(seed: int, lengths: tuple[int, ...] = (3, 11, 1, 17, 11)) -> list[list[int]]:
@@ -41,6 +52,15 @@ SHAPES = {
     "one head": {"n_future_tokens": 1},
     "replicated": {"n_future_tokens": 5, "arrangement": "replicated", "n_kv_heads": 1},
     "replicated, one layer": {"n_future_tokens": 8, "arrangement": "replicated", "layers": 1},
+    "causal": {"n_future_tokens": 4, "arrangement": "causal", "n_kv_heads": 2},
+    "anticausal": {"n_future_tokens": 4, "arrangement": "anticausal"},
+    "linear": {"n_future_tokens": 4, "arrangement": "linear"},
+    "linear, wide": {"n_future_tokens": 3, "arrangement": "linear", "dim": 512, "layers": 2, "n_attention_heads": 8},
+    "linear, tied": {"n_future_tokens": 3, "arrangement": "linear", "tied_embeddings": True},
+    "parallel, extra layers": {"n_future_tokens": 4, "extra_layers": True, "layers": 3},
+    "causal, extra layers": {"n_future_tokens": 3, "arrangement": "causal", "extra_layers": True, "layers": 3},
+    "anticausal, extra layers": {"n_future_tokens": 3, "arrangement": "anticausal", "extra_layers": True, "layers": 3},
+    "causal, wide": {"n_future_tokens": 3, "arrangement": "causal", "dim": 512, "layers": 4, "n_attention_heads": 8},
 }
 
 
@@ -57,8 +77,42 @@ def test_every_k_equals_the_full_forward_in_ragged_batches(shape: dict[str, obje
         assert all(runs[0] == 1 and max(runs) <= k for runs in made.runs)
 
 
-def test_a_sequence_is_the_same_alone_and_in_any_batch() -> None:
-    model = sharp_model(n_future_tokens=4)
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "one head"])
+@torch.inference_mode()
+def test_drafts_are_what_the_heads_of_the_full_forward_choose(name: str) -> None:
+    """After every step, in a ragged batch that loses a sequence, whatever number of drafts was accepted."""
+    model = sharp_model(**SHAPES[name])
+    network = Network(model, torch.float32)
+    drafted = set()
+    for k in range(2, model.config.n_future_tokens + 1):
+        texts = ragged_prompts(7, (3, 9, 1, 9))
+        network.prepare(k, 64)
+        batch = Batch(network, texts, 64, k)
+        last = batch.prefill(texts)
+        for step in range(6):
+            if step in (0, 3):
+                batch.drop(1)
+                for rows in (texts, last):
+                    rows[1] = rows[-1]  # as Batch.drop does
+                    rows.pop()
+            drafts = batch.draft()
+            for text, row in zip(texts, drafts, strict=True):
+                logits_KV = model(torch.tensor([text]), heads=k)[:, 0, -1]
+                assert row == logits_KV[1:].argmax(-1).tolist()
+                drafted.update(row)
+            fed = [[token, *row] for token, row in zip(last, drafts, strict=True)]
+            choices = batch.verify(fed)
+            for slot, text in enumerate(texts):
+                count = 1 + (step + slot) % k
+                batch.keep(slot, count)
+                text += fed[slot][:count]
+                last[slot] = choices[slot][count - 1]
+    assert len(drafted) > 3, "the drafts differ, so that a mistaken one shows"
+
+
+@pytest.mark.parametrize("arrangement", ["parallel", "causal", "anticausal", "linear", "replicated"])
+def test_a_sequence_is_the_same_alone_and_in_any_batch(arrangement: str) -> None:
+    model = sharp_model(n_future_tokens=4, arrangement=arrangement)
     decoder = Decoder(model)
     prompts = ragged_prompts(2, (5, 2, 9, 2))
     together = decoder.generate(prompts, 30, k=3).tokens

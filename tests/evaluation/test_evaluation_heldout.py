@@ -37,7 +37,7 @@ def _tokens(count: int) -> torch.Tensor:
     return torch.randint(0, VOCABULARY, (count,), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("arrangement", ["parallel", "replicated"])
+@pytest.mark.parametrize("arrangement", ["parallel", "causal", "anticausal", "linear", "replicated"])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("logits_at_once", [heldout.LOGITS_AT_ONCE, 7 * VOCABULARY])
 def test_windows_equal_the_plain_forward(

@@ -89,7 +89,10 @@ def _samples(evaluation: Evaluation) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize(("n", "arrangement"), [(1, "parallel"), (4, "parallel"), (8, "replicated")])
+@pytest.mark.parametrize(
+    ("n", "arrangement"),
+    [(1, "parallel"), (4, "parallel"), (8, "replicated"), (3, "causal"), (4, "anticausal"), (4, "linear")],
+)
 def test_pretrained_scores_equal_a_plain_forward_and_cache_free_generation(
     world: World, n: int, arrangement: str, tmp_path: Path
 ) -> None:

@@ -59,13 +59,16 @@ def llama_with_weights_of(model: MultiTokenTransformer) -> LlamaForCausalLM:
         {"tied_embeddings": True},
         {"rope_theta": 500000.0, "norm_eps": 1e-6, "ffn_dim": 96},
         {"arrangement": "replicated"},
+        {"arrangement": "linear"},
+        {"arrangement": "causal"},
+        {"arrangement": "anticausal", "extra_layers": True},
     ],
-    ids=["plain", "grouped-query", "tied", "other constants", "replicated"],
+    ids=["plain", "grouped-query", "tied", "other constants", "replicated", "linear", "causal", "anticausal"],
 )
 def test_one_head_is_llama(changes: dict) -> None:
     base = {"dim": 64, "layers": 3, "n_attention_heads": 4, "vocabulary_size": 97}
     model = MultiTokenTransformer(ModelConfig(**base | changes)).eval()
-    if model.config.arrangement == "replicated":  # its layers are all trunk
+    if model.config.arrangement in ("replicated", "linear"):  # its layers are all trunk
         assert not model.prediction_heads
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # larger than at initialization, so that every part shows in the logits

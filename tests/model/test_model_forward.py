@@ -14,7 +14,7 @@ def small(n: int, **changes) -> MultiTokenTransformer:
     return model.eval()
 
 
-@pytest.mark.parametrize("arrangement", ["parallel", "replicated"])
+@pytest.mark.parametrize("arrangement", ["parallel", "causal", "anticausal", "linear", "replicated"])
 def test_a_token_never_changes_logits_before_it(arrangement: str) -> None:
     model = small(3, arrangement=arrangement)
     tokens = torch.randint(0, 61, (1, 12), generator=torch.Generator().manual_seed(0))
@@ -26,11 +26,20 @@ def test_a_token_never_changes_logits_before_it(arrangement: str) -> None:
     assert (before[:, :, 7:] != after[:, :, 7:]).any(dim=-1).all(), "and it reaches every later position"
 
 
-def test_fewer_heads_give_the_same_logits() -> None:
-    model = small(4)
+@pytest.mark.parametrize("arrangement", ["parallel", "causal", "anticausal", "linear", "replicated"])
+def test_fewer_heads_give_the_same_logits(arrangement: str) -> None:
+    model = small(4, arrangement=arrangement)
     tokens = torch.arange(10)[None]
     with torch.no_grad():
-        assert torch.equal(model(tokens, heads=2), model(tokens)[:2])
+        for heads in (1, 2, 3):
+            assert torch.equal(model(tokens, heads=heads), model(tokens)[:heads])
+
+
+def test_a_linear_head_starts_where_the_next_token_head_is() -> None:
+    model = small(3, arrangement="linear")
+    with torch.no_grad():
+        logits = model(torch.arange(10)[None])
+    torch.testing.assert_close(logits[1:], logits[:1].expand(2, -1, -1, -1), rtol=0, atol=1e-6)
 
 
 def test_initial_weights_depend_on_the_seed_alone() -> None:
@@ -70,6 +79,11 @@ def test_heads_predict_uniformly_at_first() -> None:
     [
         ({"n_future_tokens": 0}, "n_future_tokens is 0; it must be at least 1"),
         ({"n_future_tokens": 8}, "at most 7"),
+        ({"n_future_tokens": 8, "arrangement": "anticausal"}, "each anticausal head is one of the layers.*at most 7"),
+        ({"layers": 1, "extra_layers": True, "n_future_tokens": 3}, "needs at least one"),
+        ({"extra_layers": True, "arrangement": "linear"}, "extra_layers has no meaning for linear heads"),
+        ({"extra_layers": True, "arrangement": "replicated"}, "extra_layers has no meaning for replicated heads"),
+        ({"arrangement": "serial"}, "use one of parallel, causal, anticausal, linear, replicated"),
         ({"dim": 30, "n_attention_heads": 4}, r"n_attention_heads \(4\) must divide dim \(30\)"),
         ({"dim": 12, "n_attention_heads": 4}, "even"),
         ({"n_kv_heads": 0}, "n_kv_heads is 0"),

@@ -23,7 +23,16 @@ def initialized(**changes) -> MultiTokenTransformer:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"n_future_tokens": 3, "n_kv_heads": 2}, {"tied_embeddings": True}, {"arrangement": "replicated"}],
+    [
+        {},
+        {"n_future_tokens": 3, "n_kv_heads": 2},
+        {"tied_embeddings": True},
+        {"arrangement": "replicated"},
+        {"n_future_tokens": 3, "arrangement": "causal"},
+        {"n_future_tokens": 3, "arrangement": "anticausal", "extra_layers": True},
+        {"n_future_tokens": 3, "arrangement": "linear", "tied_embeddings": True},
+    ],
+    ids=str,
 )
 def test_what_is_saved_is_loaded(tmp_path: Path, changes: dict) -> None:
     model = initialized(**changes)
@@ -45,6 +54,21 @@ def test_the_digest_sees_one_changed_weight(tmp_path: Path) -> None:
     with torch.no_grad():
         model.norm.weight[0] += 1e-6
     assert save_model(model, tmp_path) != digest
+
+
+def test_an_arrangement_is_not_taken_for_another(tmp_path: Path) -> None:
+    """The layers of `causal` and `anticausal` have the same names and shapes: the config tells them apart."""
+    digests, logits = set(), []
+    for arrangement in ("causal", "anticausal"):
+        model = initialized(n_future_tokens=3, arrangement=arrangement)
+        digests.add(save_model(model, tmp_path / arrangement))
+        logits.append(load_model(tmp_path / arrangement)(TOKENS))
+    assert len(digests) == 2
+    assert not torch.equal(*logits)
+    save_model(initialized(n_future_tokens=3, arrangement="linear"), tmp_path / "linear")
+    (tmp_path / "linear" / "model.safetensors").rename(tmp_path / "causal" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"prediction_heads\.0\.attention"):
+        load_model(tmp_path / "causal")
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -72,20 +96,6 @@ def test_a_directory_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
 def test_the_config_on_disk_is_plain_json(tmp_path: Path) -> None:
     save_model(initialized(), tmp_path)
     assert json.loads((tmp_path / "model.json").read_text())["layers"] == 5
-
-
-@pytest.mark.parametrize("changes", [{"n_future_tokens": 3}, {"n_future_tokens": 3, "arrangement": "replicated"}])
-def test_dropping_heads_leaves_the_others_as_they_were(changes: dict) -> None:
-    model = initialized(**changes)
-    for n in (1, 2, 3):
-        kept = keep_heads(model, n)
-        assert kept.config.n_future_tokens == n
-        assert kept.config.n_trunk_layers == model.config.n_trunk_layers
-        assert sum(p.numel() for p in kept.parameters()) == kept.config.n_parameters()
-        assert torch.equal(kept(TOKENS), model(TOKENS)[:n])
-    with torch.no_grad():
-        kept.norm.weight.zero_()
-    assert model.norm.weight.sum() == 32, "it is a copy"
 
 
 def test_heads_cannot_be_added() -> None:

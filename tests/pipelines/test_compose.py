@@ -251,6 +251,29 @@ def test_a_fault_inside_a_size_is_named_with_its_path(override: str, said: str) 
     assert said in "\n".join(faults("conf=scaling_small", "cluster.training.workers=2", override))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["arrangements=[serial]"],
+            "with serial; there are parallel, causal, anticausal, linear, replicated, parallel_ex",
+        ),
+        (["arrangements=[linear,linear]"], "each may stand once"),
+        (["arrangements=[linear]", "future_tokens=[1]"], "give future_tokens an n above 1"),
+        (["arrangements=[linear]", "model.arrangement=causal"], "beside model.arrangement or model.extra_layers"),
+        (["arrangements=[linear]", "model.extra_layers=true"], "beside model.arrangement or model.extra_layers"),
+        (["arrangements=[linear]", "conf=scaling_small"], "a study is of one or of the other"),
+        (
+            ["arrangements=[linear,causal]", "future_tokens=[1,10]"],
+            "contains 10, as causal: n_future_tokens is 10 with",
+        ),
+        (["arrangements=linear"], "a list, such as [linear]"),
+    ],
+)
+def test_a_study_of_arrangements_that_cannot_be_is_refused(overrides: list[str], said: str) -> None:
+    assert said in "\n".join(faults(*overrides))
+
+
 def test_faults_of_several_sizes_come_together_with_others() -> None:
     assert faults(
         "conf=scaling_small", "sizes.1m.training.steps=0", "sizes.9m.model.dim=-1", "sizes.3m.modl.dim=1", "seed=x"
@@ -295,7 +318,7 @@ def test_jobs_of_a_sweep_over_sizes_are_named_as_it_was_written(tmp_path: Path) 
         assert f"sizes.1m.training.steps={steps}, scaling_small: n = 1, 4" in said.stdout
 
 
-@pytest.mark.parametrize("conf", ["demo", "scaling_small"])
+@pytest.mark.parametrize("conf", ["demo", "scaling_small", "heads_small"])
 def test_a_recipe_that_a_run_wrote_down_is_read_back(conf: str) -> None:
     recipe, _ = compose([f"conf={conf}"])
     assert recorded_recipe(json.loads(json.dumps(canonical(recipe)))) == recipe
@@ -344,7 +367,11 @@ def test_help_lists_the_recipes_from_any_directory(tmp_path: Path) -> None:
     for name, sentence in recipes().items():
         assert re.search(rf"^  conf={name} +{re.escape(sentence)}$", said.stdout, re.MULTILINE)
     here, paper = said.stdout.split("Recipes of the paper")
-    assert for_this_machine() == {"demo", "bytes", "scaling_small"} == set(re.findall(r"^  conf=(\w+)", here, re.M))
+    assert (
+        for_this_machine()
+        == {"demo", "bytes", "scaling_small", "heads_small"}
+        == set(re.findall(r"^  conf=(\w+)", here, re.M))
+    )
     assert set(re.findall(r"^  conf=(\w+)", paper, re.M)) == recipes().keys() - for_this_machine()
     assert list(tmp_path.iterdir()) == []
 

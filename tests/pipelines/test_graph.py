@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from components.flow.identity import identity_of, machine
 from components.flow.node import Several
 from pipelines.compose import compose
@@ -44,12 +46,57 @@ def test_a_scaling_study_fans_out_over_sizes_and_n() -> None:
             assert dataclasses.replace(config.training, seed=sized.training.seed) == sized.training
 
 
-def test_the_report_is_told_the_size_of_every_input() -> None:
-    report = full(compose(["conf=scaling_small", "finetunes=[[4,1]]"])[0]).nodes[-1]
+def test_a_study_of_arrangements_trains_every_n_above_1_in_each() -> None:
+    recipe, _ = compose(["conf=heads_small", "future_tokens=[1,2,4]", "finetunes=[[1,1],[4,1]]"])
+    found = edges(recipe)
+    names = ("linear", "anticausal", "causal", "parallel", "parallel_extra_layers")
+    assert [name for name in found if name.startswith("pretrain")] == [
+        "pretrain-n1",
+        *(f"pretrain-{name}-n{n}" for n in (2, 4) for name in names),
+    ]
+    assert "decode-n1" not in found
+    assert found["decode-causal-n2"] == ["pretrain-causal-n2", "shards"]
+    assert found["evaluate-linear-n4"] == ["pretrain-linear-n4", "shards", "corpus"]
+    assert found["finetune-n1to1"] == ["pretrain-n1", "pairs"]
+    assert found["finetune-anticausal-n4to1"] == ["pretrain-anticausal-n4", "pairs"]
+    nodes = {n.name: n for n in full(recipe).nodes}
+    assert nodes["pretrain-causal-n4"].title == "causal n=4 pretrain"
+    shapes = {name: nodes[f"pretrain-{name}-n4"].config.model for name in names}
+    assert [shape.arrangement for shape in shapes.values()] == [*names[:4], "parallel"]
+    assert [shape.extra_layers for shape in shapes.values()] == [False] * 4 + [True]
+    ordinary = nodes["pretrain-n1"].config
+    for name, shape in shapes.items():
+        assert (
+            dataclasses.replace(shape, n_future_tokens=1, arrangement="parallel", extra_layers=False) == ordinary.model
+        )
+        assert nodes[f"pretrain-{name}-n4"].config.training == ordinary.training
+
+
+def test_one_head_is_trained_once_whatever_the_arrangement_of_more() -> None:
+    """Sweeps over model.arrangement, studies of arrangements and ordinary recipes share what n = 1 is."""
+    asked = [
+        ["conf=heads_small"],
+        ["conf=heads_small", "arrangements=[]"],
+        *(["conf=heads_small", "arrangements=[]", f"model.arrangement={name}"] for name in ("causal", "linear")),
+        ["conf=heads_small", "arrangements=[]", "model.extra_layers=true"],
+    ]
+    keys = [{n.name: identity_of(n) for n in full(compose(overrides)[0]).nodes} for overrides in asked]
+    for stage in ("pretrain", "evaluate"):
+        assert all(found[f"{stage}-n1"] == keys[0][f"{stage}-n1"] for found in keys)
+    four = [keys[0][f"pretrain-{name}-n4"] for name in ("parallel", "causal", "linear", "parallel_extra_layers")]
+    assert [found["pretrain-n4"] for found in keys[1:]] == four
+    assert len({repr(key) for key in four}) == 4
+
+
+@pytest.mark.parametrize(("conf", "study"), [("scaling_small", "sizes"), ("heads_small", "arrangements")])
+def test_the_report_is_told_what_every_input_is_of(conf: str, study: str) -> None:
+    report = full(compose([f"conf={conf}", "finetunes=[[1,1],[4,1]]"])[0]).nodes[-1]
     groups = [[n.name for n in item.nodes] for item in report.inputs if isinstance(item, Several)]
-    sizes = report.config.sizes
-    for names, labels in zip(groups, (sizes.checkpoints, sizes.evaluations, sizes.benchmarks), strict=True):
-        assert [name.split("-")[1] for name in names] == list(labels)
+    of = getattr(report.config, study)
+    for names, labels in zip(groups, (of.checkpoints, of.evaluations, of.benchmarks), strict=True):
+        assert ["-".join(name.split("-")[1:-1]) for name in names] == list(labels)
+    others = {"sizes", "arrangements"} - {study}
+    assert [getattr(report.config, other) for other in others] == [None]
 
 
 def test_a_size_has_the_identity_of_the_same_model_in_a_recipe_of_its_own() -> None:

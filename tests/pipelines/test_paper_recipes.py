@@ -81,6 +81,14 @@ RECIPES: dict[str, tuple[str, str, tuple[int, ...]]] = {
     "codecontests_7b": ("7b", "code_7b_200b", (1, 4)),
     "summarization_7b": ("7b", "language_7b_200b", (1, 2, 4)),
 }
+# Table S4: layers in all, trunk, and parameters more than n = 1 ("+Layers 3"; linear heads are d x d).
+ARRANGEMENTS = {
+    "linear": (32, 32, 3 * 4096**2),
+    "anticausal": (32, 28, 0),
+    "causal": (32, 28, 0),
+    "parallel": (32, 28, 0),
+    "parallel_extra_layers": (35, 31, 3 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)),
+}
 STUDY = {
     "300m": "scaling_300m_to_3b",
     "600m": "scaling_300m_to_3b",
@@ -176,6 +184,28 @@ def test_the_scaling_study_is_six_sizes_of_three_n() -> None:
             check_model(recipe.model_for(n, size), size)
 
 
+@pytest.mark.parametrize("name", ["heads_7b", "heads_small"])
+def test_the_study_of_arrangements_has_the_six_rows_of_table_s4(name: str) -> None:
+    recipe, _ = compose([f"conf={name}"])
+    assert list(recipe.models()) == [("", "", 1), *(("", arrangement, 4) for arrangement in ARRANGEMENTS)]
+
+
+def test_the_study_of_arrangements_is_of_7b_and_200b_tokens() -> None:
+    """Table S4: equal parameters but for linear heads' matrices and the row "+Layers 3"."""
+    recipe, _ = compose(["conf=heads_7b"])
+    check_training(recipe.training, TRAININGS["code_7b_200b"])
+    assert recipe.tokenizer.size == VOCABULARY
+    one = recipe.model_for(1)
+    check_model(one, "7b")
+    assert (one.arrangement, one.n_trunk_layers) == ("parallel", 31)
+    for arrangement, (layers, trunk, more) in ARRANGEMENTS.items():
+        model = recipe.model_for(4, arrangement=arrangement)
+        assert (model.dim, model.n_attention_heads, model.n_future_tokens) == (4096, 32, 4)
+        assert (model.n_layers, model.n_trunk_layers) == (layers, trunk)
+        assert model.n_parameters() == one.n_parameters() + more
+        assert arrangement.startswith(model.arrangement)
+
+
 def test_codecontests_is_finetuned_with_all_heads_and_with_one() -> None:
     """Section 3.6: n = 1 to 1, 4 to 4, 4 to 1, clipped at 0.1."""
     recipe, _ = compose(["conf=codecontests_7b"])
@@ -198,7 +228,8 @@ def test_a_summarization_set_brings_its_steps_and_its_columns() -> None:
 def test_the_graph_of_every_recipe_builds_and_fits_what_it_is_for(name: str, tmp_path: Path) -> None:
     recipe, _ = compose([f"conf={name}"])
     names = [node.name for node in full(recipe).nodes]
-    models = len(recipe.by_size()) * len(recipe.future_tokens)
+    of_size = sum(len(recipe.arrangements) if n > 1 and recipe.arrangements else 1 for n in recipe.future_tokens)
+    models = len(recipe.by_size()) * of_size
     assert sum(n.startswith("pretrain-") for n in names) == models
     assert sum(n.startswith("finetune-") for n in names) == len(recipe.by_size()) * len(recipe.finetunes)
     assert names[-1] == "report"

@@ -24,7 +24,7 @@ from components.artifacts import (
     Tokenizer,
 )
 from components.flow.stage_run import StageRecord, StageRun
-from components.report.config import ReportConfig, Sizes
+from components.report.config import Labels, ReportConfig
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ def build_sample(
     steps: int = 1200,
     mixture: bool = False,
     sizes: Sequence[str] = ("",),
+    arrangements: Sequence[str] = (),
     pairs_from: str = "functions",
 ) -> Sample:
     """A whole run in `folder`: checkpoints, evaluations, benchmarks and their lineage. With sizes a scaling study, each
-    four times the size before it and closer to the point where more heads pay."""
+    four times the size before it and closer to the point where more heads pay; with arrangements a study of these, each
+    a little worse than the one before it."""
     draw = random.Random(7)
     replicated = arrangement == "replicated"
     records: list[StageRecord] = []
@@ -97,11 +99,21 @@ def build_sample(
     made_benchmarks: list[DecodingBenchmark] = []
 
     def checkpoint(
-        n: int, before: int | None, title: str, inputs: tuple[str, ...], bigger: int, worse: float
+        n: int,
+        before: int | None,
+        title: str,
+        inputs: tuple[str, ...],
+        bigger: int,
+        worse: float,
+        kind: str = "",
     ) -> Checkpoint:
         name = title.replace(" ", "-").replace("→", "to").replace("=", "")
         path = directory(name)
-        shape = {"layers": 8, "dim": 128, "n_future_tokens": n, "arrangement": arrangement}
+        shape = {
+            "layers": 8, "dim": 128, "n_future_tokens": n,
+            "arrangement": kind.removesuffix("_extra_layers") or arrangement,
+            "extra_layers": kind.endswith("_extra_layers"),
+        }  # fmt: skip
         (path / "model.json").write_text(json.dumps(shape))
         with (path / "metrics.jsonl").open("w") as file:
             for step in range(10, steps + 1, 10):
@@ -110,7 +122,7 @@ def build_sample(
                     floor = 2.1 / bigger**0.1 + 0.62 * math.log(head) + worse
                     row[f"loss/head_{head}"] = floor + 5.2 * math.exp(-((step / 70) ** 0.6)) + draw.gauss(0, 0.05)
                 file.write(json.dumps(row) + "\n")
-        parameters = bigger * 2_104_448 + (n - 1) * 33_024 * replicated
+        parameters = bigger * 2_104_448 + (n - 1) * 33_024 * (replicated or kind.endswith("_extra_layers"))
         flops = bigger * (1 + 0.21 * (n - 1)) * 3.71e13
         seconds = 71.52 * (1 + 0.19 * (n - 1))
         made = Checkpoint(path, name, n, parameters, steps, steps * 4096, flops, seconds, 1, before)
@@ -118,12 +130,15 @@ def build_sample(
         made_checkpoints.append(made)
         return made
 
-    of = Sizes((), (), ())
+    of = Labels((), (), ())
     for i, size in enumerate(sizes):
-        bigger, short, long = 4**i, f"{size}-".lstrip("-"), f"{size} ".lstrip()
-        for n in future_tokens:
-            worse = (0.02 - 0.012 * i * (n - 1) ** 0.5) * (n > 1)
-            made = checkpoint(n, None, f"{long}n={n} pretrain", ("shards",), bigger, worse)
+        bigger = 4**i
+        kinds = [(n, kind) for n in future_tokens for kind in ((arrangements or ("",)) if n > 1 else ("",))]
+        for place, (n, kind) in enumerate(kinds):
+            label = size or kind
+            short, long = f"{label}-".lstrip("-"), f"{label} ".lstrip()
+            worse = (0.02 - 0.012 * i * (n - 1) ** 0.5 + 0.001 * place * bool(kind)) * (n > 1)
+            made = checkpoint(n, None, f"{long}n={n} pretrain", ("shards",), bigger, worse, kind)
             name = made.path.name
             heads = tuple(
                 HeadScore(2.2 / bigger**0.1 + 0.61 * math.log(h) + 1.55 * worse, 0.52 / h**0.7) for h in range(1, n + 1)
@@ -143,25 +158,30 @@ def build_sample(
             evaluation = Evaluation(path, f"e{short}{n}", n, heads, 65536, bits, lines)
             record(path.name, f"{long}n={n} evaluate", (name, "shards", "corpus"), 14.9, evaluation)
             made_evaluations.append(evaluation)
-            of = dataclasses.replace(of, checkpoints=(*of.checkpoints, size), evaluations=(*of.evaluations, size))
+            of = dataclasses.replace(of, checkpoints=(*of.checkpoints, label), evaluations=(*of.evaluations, label))
             if n > 1 and benchmarks:
-                made_benchmarks.append(_benchmark(directory(f"decode-{short}n{n}"), n, text, 0.2 * i))
+                made_benchmarks.append(
+                    _benchmark(directory(f"decode-{short}n{n}"), n, text, 0.2 * i + 0.01 * place * bool(kind))
+                )
                 record(f"decode-{short}n{n}", f"{long}n={n} decode", (name, "shards"), 41.0, made_benchmarks[-1])
-                of = dataclasses.replace(of, benchmarks=(*of.benchmarks, size))
+                of = dataclasses.replace(of, benchmarks=(*of.benchmarks, label))
     if finetunes:
         pairs = Pairs(directory("pairs"), "p", {"train": 4211, "validation": 301, "test": 322})
         record("pairs", "pairs", ("corpus",), 3.1, pairs, {"source": pairs_from})
-        for size, (before, n) in itertools.product(sizes, finetunes):
-            short, long = f"{size}-".lstrip("-"), f"{size} ".lstrip()
+        tuned = [(s, *pair) for s, pair in itertools.product(sizes, finetunes)]
+        if arrangements:
+            tuned = [(a, *pair) for pair in finetunes for a in (arrangements if pair[0] > 1 else ("",))]
+        for label, before, n in tuned:
+            short, long = f"{label}-".lstrip("-"), f"{label} ".lstrip()
             inputs = (f"{short}n{before}-pretrain", "pairs")
-            made = checkpoint(n, before, f"{long}n={before}→{n} finetune", inputs, 1, 0.02 * (n > 1))
+            made = checkpoint(n, before, f"{long}n={before}→{n} finetune", inputs, 1, 0.02 * (n > 1), label)
             path = directory(f"evaluate-{short}n{before}to{n}")
             heads = tuple(HeadScore(1.9 + 0.3 * h - 0.012 * before, 0.55) for h in range(n))
             body = CompletionScore(0.0208, 0.3121 + 0.004 * before, 48)
             evaluation = Evaluation(path, f"f{short}{before}{n}", n, heads, 12431, 0.98, None, before, body)
             record(path.name, f"{long}n={before}→{n} evaluate", (made.path.name, "pairs"), 9.0, evaluation)
             made_evaluations.append(evaluation)
-            of = dataclasses.replace(of, checkpoints=(*of.checkpoints, size), evaluations=(*of.evaluations, size))
+            of = dataclasses.replace(of, checkpoints=(*of.checkpoints, label), evaluations=(*of.evaluations, label))
     run = dataclasses.replace(StageRun.local(folder / "report"), lineage=tuple(records))
     run = dataclasses.replace(run, run_started=run.run_started - 431.7)
     return Sample(
@@ -169,6 +189,7 @@ def build_sample(
             "bytes" if replicated else "demo",
             ("conf=bytes",) if replicated else ("conf=demo",),
             of if any(sizes) else None,
+            of if arrangements else None,
         ),
         tuple(made_checkpoints),
         tuple(made_evaluations),

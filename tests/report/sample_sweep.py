@@ -13,9 +13,10 @@ def build_sweep(
     future_tokens: Sequence[int] = (1, 4),
     failed: Sequence[int] = (),
     sizes: Sequence[str] = ("",),
+    arrangements: Sequence[str] = ("",),
 ) -> Sweep:
     """A job for every seed and combination of `fields`; those at the places `failed` have failed. With sizes every job
-    is a scaling study."""
+    is a scaling study, with arrangements one of these."""
     fields = fields or {}
     draw = random.Random(5)
     jobs = []
@@ -27,8 +28,12 @@ def build_sweep(
             continue
         level = 4.1 + 0.1 * draw.random() + sum(0.05 * i for i, v in enumerate(fields) if values[i] != fields[v][0])
         headline = {}
-        for size, n in itertools.product(sizes, future_tokens):
-            key = f"{size}/n{n}".lstrip("/")
+        every = [
+            (size, "/".join(part for part in (size, arrangement, f"n{n}") if part), n)
+            for size, n in itertools.product(sizes, future_tokens)
+            for arrangement in (arrangements if n > 1 else ("",))
+        ]
+        for _, key, n in every:
             headline[f"{key}/bits_per_byte"] = level + 0.06 * (n > 1) * n**0.5 + 0.02 * draw.random()
             headline[f"{key}/line_exact_match"] = 0.046875 - 0.0078125 * (n > 1) * draw.randint(0, 2)
             if n > 1:
@@ -36,10 +41,10 @@ def build_sweep(
                 headline[f"{key}/tokens_per_forward"] = 1.6 + 0.1 * n + 0.05 * draw.random()
         models = [
             {
-                "size": size or None, "n_future_tokens": n, "parameters": 13_100_000 + 131_072 * (n - 1),
-                "tokens": 768_000,
+                "key": key, "size": size or None, "n_future_tokens": n,
+                "parameters": 13_100_000 + 131_072 * (n - 1), "tokens": 768_000,
             }
-            for size, n in itertools.product(sizes, future_tokens)
+            for size, key, n in every
         ]  # fmt: skip
         jobs.append(
             JobResult(

@@ -32,6 +32,14 @@ VARIANTS = {
     "scaling study of one size": {"sizes": ("1m",)},
     "scaling study without a next-token model": {"sizes": ("1m", "3m"), "future_tokens": (2,), "finetunes": ()},
     "given pairs": {"pairs_from": "table"},
+    "arrangements": {
+        "arrangements": ("linear", "anticausal", "causal", "parallel", "parallel_extra_layers"), "finetunes": ((4, 1),),
+    },
+    "arrangements, each n": {"arrangements": ("linear", "causal"), "future_tokens": (1, 2, 4), "finetunes": ()},
+    "arrangements without a next-token model": {
+        "arrangements": ("causal", "replicated"), "future_tokens": (2,), "finetunes": (), "benchmarks": False,
+    },
+    "one arrangement": {"arrangements": ("parallel_extra_layers",), "future_tokens": (1, 2), "finetunes": ()},
 }  # fmt: skip
 
 
@@ -96,7 +104,7 @@ def test_every_kind_of_run_makes_a_well_formed_page_of_its_own(
     assert "nan" not in re.findall(r"[a-z]+", "".join(outline.text).lower())
 
 
-@pytest.mark.parametrize("options", [{}, VARIANTS["three n"], VARIANTS["scaling study"]])
+@pytest.mark.parametrize("options", [{}, VARIANTS["three n"], VARIANTS["scaling study"], VARIANTS["arrangements"]])
 def test_numbers_on_the_page_are_those_of_the_artifacts(
     options: dict[str, object], sample: Callable[..., Sample]
 ) -> None:
@@ -221,6 +229,58 @@ def test_differences_in_a_scaling_study_are_to_the_next_token_model_of_the_same_
     assert first > 1 > last
     assert f"{percent(first - 1)} more bits per byte of unseen text" in text
     assert f"{percent(1 - last)} fewer at 9m" in text
+
+
+def test_arrangements_stand_side_by_side_and_beside_the_paper_s_table(sample: Callable[..., Sample]) -> None:
+    made = sample(**VARIANTS["arrangements"])
+    html = _page(made).replace("\N{NO-BREAK SPACE}", " ")
+    part = html[html.index('<section id="arrangements">') :]
+    part = part[: part.index("</section>")]
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in part.split("<tr>")[2:]]
+    assert len(rows) == 6
+    of = made.config.arrangements
+    assert of is not None
+    evaluations = {name: e for name, e in zip(of.evaluations, made.evaluations, strict=True) if e.n_pretrained is None}
+    benchmarks = dict(zip(of.benchmarks, made.benchmarks, strict=True))
+    # Table S4: pass@1 on MBPP and HumanEval, and by how much that is more than 30.0 and 22.8
+    paper = {
+        "linear": ("33.6 %", "+3.6", "21.9 %", "−0.9"),
+        "anticausal": ("30.8 %", "+0.8", "20.9 %", "−1.9"),
+        "causal": ("31.9 %", "+1.9", "20.9 %", "−1.9"),
+        "parallel": ("33.8 %", "+3.8", "24.0 %", "+1.2"),
+        "parallel_extra_layers": ("33.3 %", "+3.3", "22.4 %", "−0.4"),
+    }
+    assert "|n = 1|" in rows[0]
+    assert "30.0 %" in rows[0]
+    base = evaluations[""].bits_per_byte
+    for (name, published), row in zip(paper.items(), rows[1:], strict=True):
+        assert f"|{name.replace('_extra_layers', ' + 3 layers')}|" in row
+        assert all(cell in row for cell in published)
+        assert f"{evaluations[name].bits_per_byte:.4f}" in row
+        assert f"+{evaluations[name].bits_per_byte - base:.4f}" in row
+        first = [r for r in benchmarks[name].rows if r.batch == 1]
+        assert times(max(r.speedup for r in first)) in row
+    assert "+99,072 (4.7 %)" in rows[5], "more parameters, where they are not equal"
+    assert not any("(4.7 %)" in row for row in rows[:5])
+
+
+def test_arrangements_are_told_apart_in_results_and_colours(sample: Callable[..., Sample]) -> None:
+    made = sample(**VARIANTS["arrangements"])
+    report = write_report(made.config, made.checkpoints, made.evaluations, made.benchmarks, made.run)
+    results = json.loads((report.path / "results.json").read_text())
+    names = ("linear", "anticausal", "causal", "parallel", "parallel_extra_layers")
+    assert [model["key"] for model in results["models"]] == ["n1", *(f"{name}/n4" for name in names)]
+    assert [model["extra_layers"] for model in results["models"]] == [False] * 5 + [True]
+    bits = [e.bits_per_byte for e in made.evaluations if e.n_pretrained is None]
+    assert [model["bits_per_byte"] for model in results["models"]] == bits
+    assert len(set(bits)) == 6
+    for name, benchmark in zip(names, made.benchmarks, strict=True):
+        assert report.headline[f"{name}/n4/speedup"] == max(r.speedup for r in benchmark.rows if r.batch == 1)
+        assert [r["speedup"] for r in results["decoding"] if r["arrangement"] == name] == [
+            r.speedup for r in benchmark.rows
+        ]
+    html = (report.path / "index.html").read_text()
+    assert all(f"var(--s{i})" in html and html.count(f"--s{i}: #") == 2 for i in range(6))
 
 
 def test_the_paper_s_points_stand_beside_tokens_and_not_beside_bytes(sample: Callable[..., Sample]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sample_run import Sample
 
 from components.artifacts import Report
-from components.report.config import Sizes
+from components.report.config import Labels
 from components.report.stage import write_report
 
 
@@ -52,7 +52,7 @@ def test_values_are_the_artifacts_own_in_full_precision(sample: Callable[..., Sa
     finetuned = [e for e in made.evaluations if e.n_pretrained is not None]
     assert [m["loss"] for m in results["finetuned"]] == [e.heads[0].loss for e in finetuned]
     rows = [json.loads(json.dumps(dataclasses.asdict(row))) for row in made.benchmarks[0].rows]
-    assert results["decoding"] == [{"size": None, **row} for row in rows]
+    assert results["decoding"] == [{"size": None, "arrangement": None, **row} for row in rows]
     assert results["seeds"] == [3]
     assert results["corpus"]["documents"] == {"train": 1407, "validation": 104, "test": 118}
     assert results["reused_stages"] == ["corpus", "tokenizer"]
@@ -96,7 +96,7 @@ def test_sizes_come_smallest_first_whatever_the_order_of_the_inputs(sample: Call
     made = sample(**STUDY)
     straight, sizes = _write(made)[1], made.config.sizes
     assert sizes is not None
-    backwards = Sizes(sizes.checkpoints[::-1], sizes.evaluations[::-1], sizes.benchmarks[::-1])
+    backwards = Labels(sizes.checkpoints[::-1], sizes.evaluations[::-1], sizes.benchmarks[::-1])
     mixed = Sample(
         dataclasses.replace(made.config, sizes=backwards),
         made.checkpoints[::-1],

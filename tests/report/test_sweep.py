@@ -27,6 +27,8 @@ VARIANTS = {
     "one n": build_sweep(future_tokens=(4,)),
     "all failed": build_sweep(failed=(0, 1, 2)),
     "scaling studies": build_sweep(sizes=("1m", "3m")),
+    "arrangements": build_sweep(arrangements=("linear", "parallel_extra_layers")),
+    "arrangements, one seed": build_sweep(seeds=(1,), fields=RATES, arrangements=("linear", "causal")),
     "scaling studies over a field": build_sweep(seeds=(1, 2), fields=RATES, sizes=("1m", "3m")),
 }
 
@@ -85,6 +87,20 @@ def test_in_a_scaling_study_a_size_is_compared_with_itself() -> None:
         assert speed.difference is not None
         assert speed.difference.mean == pytest.approx(speed.mean.mean - 1)
         assert f"{size} bits per byte, n = 4" in text(sweep)
+
+
+def test_arrangements_are_each_compared_with_the_one_next_token_model() -> None:
+    sweep = VARIANTS["arrangements"]
+    (group,) = groups(sweep)
+    found = {(row.figure, row.n): row for row in group.comparisons}
+    for name in ("linear", "parallel_extra_layers"):
+        by_hand = [job.headline[f"{name}/n4/bits_per_byte"] - job.headline["n1/bits_per_byte"] for job in sweep.jobs]
+        assert found[f"{name}/bits_per_byte", 4].difference == estimate(by_hand)
+        speed = found[f"{name}/speedup", 4]
+        assert speed.difference is not None
+        assert speed.difference.mean == pytest.approx(speed.mean.mean - 1)
+    assert "linear bits per byte, n = 4" in text(sweep)
+    assert "parallel extra layers n = 4 has 3.0 % more parameters than n = 1" in text(sweep)
 
 
 def test_a_figure_of_zero_counts_as_measured() -> None:
