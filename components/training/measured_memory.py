@@ -2,7 +2,7 @@
 
 import multiprocessing
 import resource
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from components.model.config import ModelConfig
 from components.training.config import TrainingConfig, TrainingExecution
-from components.training.loop import train_step
+from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
 from components.training.memory import training_memory
 from components.training.worker import make_state
@@ -57,10 +57,15 @@ def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execu
     window_BS = torch.randint(0, model_config.vocabulary_size, shape, generator=torch.Generator().manual_seed(1))
     batch = window_targets(window_BS, n)
     train_step(state, batch, config, execution.micro_batch_sequences)
+    return peak_of(state, lambda: train_step(state, batch, config, execution.micro_batch_sequences))
+
+
+def peak_of(state: TrainState, step: Callable[[], object]) -> int:
+    """Most bytes of live tensors while `step` runs, those of `state` included, on the CPU."""
     tracker = _Tracker()
     tracker.track_external(state.model, *state.optimizer.parts, *state.placement.own_tensors())
     with tracker:
-        train_step(state, batch, config, execution.micro_batch_sequences)
+        step()
     return int(sum(of_device["Total"] for of_device in tracker.get_tracker_snapshot("peak").values()))
 
 
