@@ -64,7 +64,8 @@ def parse(arguments: Sequence[str], kind: type) -> Any:
         else:
             values[key] = _value(value)
             if typing.get_origin(typing.get_type_hints(kind)[key]) is tuple and not isinstance(values[key], list):
-                values[key] = [values[key]]  # a list of one needs no comma
+                one = values[key]  # a list of one needs no comma, one of words no quotes
+                values[key] = one.split(",") if isinstance(one, str) else [one]
     try:
         built: Any = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -194,8 +195,8 @@ def memory(arguments: Sequence[str]) -> dict[str, Any]:
 class TrainSubject:
     """What subject=train takes."""
 
-    sizes: tuple[str, ...] | None = None
-    """Of components/training/benchmark.py; None: 5m, 30m and 100m on a CPU, 0.3b and 1.3b on a GPU."""
+    sizes: tuple[str, ...] = ()
+    """Of components/training/benchmark.py; none: 5m, 30m and 100m on a CPU, 0.3b and 1.3b on a GPU."""
     threads: int | None = None
     """CPU threads of a step; None: all cores."""
 
