@@ -39,6 +39,9 @@ class TrainingConfig:
     """Positions per sequence, in tokens."""
     learning_rate: float = 2e-3
     """Peak learning rate, reached after the warm-up."""
+    embedding_rate_ratio: float = 1.0
+    """Learning rate of embedding and unembedding over that of all else; the paper has one rate. Small models on few
+    tokens learn much faster with a larger one."""
     warmup_steps: int = 50
     """Steps over which the learning rate grows linearly from 0 to its peak."""
     decay_ratio: float = 0.03
@@ -77,6 +80,8 @@ class TrainingConfig:
                 f"({self.context_length}); a step takes whole sequences: use {' or '.join(map(str, near))}"
             )
         faults.check("learning_rate", 0 < self.learning_rate < float("inf"), "it must be above 0")
+        ratio = self.embedding_rate_ratio
+        faults.check("embedding_rate_ratio", 0 < ratio < float("inf"), "it must be above 0")
         faults.check("warmup_steps", self.warmup_steps >= 0, "it must be at least 0")
         faults.check("decay_ratio", 0 <= self.decay_ratio <= 1, "it must lie in [0, 1]")
         for name in ("beta1", "beta2"):
