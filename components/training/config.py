@@ -164,6 +164,12 @@ class TrainingExecution:
 
     workers: int = 1
     """Data-parallel processes. One without a GPU trains in the stage's own process, more go through Ray Train."""
+    min_workers: int | None = None
+    """Fewest workers that training may go on with when nodes are lost; it grows again, from a checkpoint, when they
+    come back. None: it waits until there is room for all."""
+    max_failures: int = 3
+    """Losses of workers in a row, without a newer checkpoint in between, that training goes on after by itself; -1: any
+    number."""
     cpus_per_worker: int | None = None
     """CPU cores, and so threads, per worker; None: an equal share of the cores granted to the stage."""
     gpus_per_worker: int = 0
@@ -209,6 +215,9 @@ class TrainingExecution:
             "evaluate_tokens",
         ):
             faults.check(name, getattr(self, name) >= 1, "it must be at least 1")
+        least = self.min_workers
+        faults.check("min_workers", least is None or 1 <= least <= self.workers, "it must lie in [1, workers], or None")
+        faults.check("max_failures", self.max_failures >= -1, "it must be at least 0, or -1 for any number")
         cpus = self.cpus_per_worker
         faults.check("cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
         faults.check("evaluate_every", self.evaluate_every >= 0, "it must be at least 0")

@@ -47,7 +47,7 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
         precision=training.precision,
         disk_bytes=weights,
         scratch_bytes=3 * weights * (execution.keep_checkpoints + 1),  # weights and AdamW's two means
-        memory=training_memory(model, training, execution),
+        memory=training_memory(model, training, execution, execution.min_workers),
         workers=execution.workers,
         on_gpu=execution.gpus_per_worker > 0,
         note=note,
@@ -72,6 +72,7 @@ def _finetune_cost(at: Outlook) -> Cost:
 
 def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingExecution]]":
     """Other ways to carry a training out that need less memory of a worker: fewest changes first."""
+    all_of_them = " cluster.training.min_workers=null" if execution.min_workers else ""
     settings: list[list[tuple[str, dict[str, Any]]]] = [
         [
             (f"cluster.training.micro_batch_sequences={size}", {"micro_batch_sequences": size})
@@ -82,7 +83,7 @@ def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingEx
         * (not execution.activation_checkpointing),
         [("cluster.training.sharding=full", {"sharding": "full"})] * (execution.sharding == "none"),
         [
-            (f"cluster.training.workers={workers}", {"workers": workers})
+            (f"cluster.training.workers={workers}{all_of_them}", {"workers": workers, "min_workers": None})
             for workers in (
                 *(execution.workers // less for less in (2, 4, 8, 16, 32, 64) if execution.workers >= less),
                 *(execution.workers * more for more in (2, 4, 8, 16)),
@@ -119,8 +120,8 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
     if run.execution and run.execution.evaluate_every and shards.tokens.get("validation", 0) <= needed:
         raise ValueError(
             f"evaluate_every is {run.execution.evaluate_every}, but the validation split has "
-            f"{shards.tokens.get('validation', 0)} tokens and one window takes {needed}; set evaluate_every to 0 or give "
-            "a larger validation split (corpus.validation_share)"
+            f"{shards.tokens.get('validation', 0)} tokens and one window takes {needed}; set evaluate_every to 0 or "
+            "give a larger validation split (corpus.validation_share)"
         )
     _carry_out(
         config.training,

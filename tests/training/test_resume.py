@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_training
@@ -54,12 +55,17 @@ def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
     patch.setattr(WindowBatches, "batch", failing)
 
 
+def killed_at(moment: str, step: int, directory: Path, **execution: Any) -> None:
+    """A training in a process of its own that gets SIGKILL (`tiny_training.train_and_die`)."""
+    command = [sys.executable, tiny_training.__file__, str(directory), moment, str(step), json.dumps(execution)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
 def test_killed_after_a_checkpoint_it_goes_on_bit_for_bit(
     undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path
 ) -> None:
     shards = write_shards(tmp_path / "shards")
-    child = subprocess.run([sys.executable, tiny_training.__file__, str(tmp_path), "14"], check=False)
-    assert child.returncode == -signal.SIGKILL
+    killed_at("data", 14, tmp_path)
     run = StageRun.local(tmp_path / "run", EXECUTION)
     assert json.loads((run.work / "committed.json").read_text()) == {"done": 10, "total": 20}
     assert [line["step"] for line in metrics_of(run)] == [1, 4, 8, 12], "it had come further than its checkpoint"
@@ -122,22 +128,17 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000015", "step-000020"]
 
 
-def test_a_half_written_checkpoint_is_none(
-    shards: Shards, undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
+    undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path, asynchronous: bool
 ) -> None:
-    """Killed while writing: the files are there, the rename is not."""
-    run = StageRun.local(tmp_path, EXECUTION)
-    pretrain_until(12, shards, run)
-
-    def fail(self: Path, target: Path) -> None:
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fail)
-        with pytest.raises(Stopped):
-            pretrain(CONFIG, shards, run)
+    """The files are there, the name is not; asynchronous, steps have been made meanwhile."""
+    shards = write_shards(tmp_path / "shards")
+    execution = {"checkpoint_every": 5, "asynchronous_checkpoints": asynchronous}
+    killed_at("checkpoint", 10, tmp_path, **execution)
+    run = StageRun.local(tmp_path / "run", replace(EXECUTION, **execution))
     names = sorted(path.name for path in (run.work / "checkpoints").iterdir())
-    assert names == ["step-000010", "unfinished-step-000020"]
+    assert names == ["step-000005", "unfinished-step-000010"]
     assert pretrain(CONFIG, shards, run).digest == undisturbed[0].digest
     assert metrics_of(run) == metrics_of(undisturbed[1])
 
