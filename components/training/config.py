@@ -203,6 +203,9 @@ class TrainingExecution:
     """Steps between two looks at held-out text: loss of every head and the accepted run; 0: none."""
     evaluate_tokens: int = 16384
     """Tokens of held-out text looked at each time."""
+    profile_steps: int = 0
+    """Steps, from the third of an attempt on, of which the first worker writes a trace, `trace.json.gz` beside the
+    model (opens in Perfetto and chrome://tracing); 0: none."""
 
     def __post_init__(self) -> None:
         faults = _Faults(self)
@@ -220,7 +223,8 @@ class TrainingExecution:
         faults.check("max_failures", self.max_failures >= -1, "it must be at least 0, or -1 for any number")
         cpus = self.cpus_per_worker
         faults.check("cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
-        faults.check("evaluate_every", self.evaluate_every >= 0, "it must be at least 0")
+        for name in ("evaluate_every", "profile_steps"):
+            faults.check(name, getattr(self, name) >= 0, "it must be at least 0")
         faults.check("sharding", self.sharding in get_args(Sharding), "use 'none' or 'full'")
         faults.check("gradient_sync", self.gradient_sync in get_args(GradientSync), "use 'step' or 'micro_batch'")
         faults.check("gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")

@@ -266,6 +266,7 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
     """Lay the last checkpoint out as the artifact."""
     from components.model.weights import save_model
     from components.training.checkpoint import checkpoint_path, load_trained_model, read_state
+    from components.training.trace import TRACE
 
     execution = run.execution or TrainingExecution()
     last = checkpoint_path(run.work / "checkpoints", config.steps)
@@ -274,6 +275,8 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
     digest = save_model(model, run.directory)
     shutil.copytree(tokenizer, run.directory / "tokenizer", dirs_exist_ok=True)
     shutil.copyfile(run.metrics_path, run.directory / "metrics.jsonl")
+    if execution.profile_steps and (trace := run.work / TRACE).exists():
+        shutil.copyfile(trace, run.directory / TRACE)
     return Checkpoint(
         path=run.directory,
         digest=digest,
