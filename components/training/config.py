@@ -166,7 +166,7 @@ class TrainingExecution:
     """Data-parallel processes. One without a GPU trains in the stage's own process, more go through Ray Train."""
     min_workers: int | None = None
     """Fewest workers that training may go on with when nodes are lost; it grows again, from a checkpoint, when they
-    come back. None: it waits until there is room for all."""
+    come back. None, or as many as `workers` or more: it waits until there is room for all."""
     max_failures: int = 3
     """Losses of workers in a row, without a newer checkpoint in between, that training goes on after by itself; -1: any
     number."""
@@ -219,7 +219,7 @@ class TrainingExecution:
         ):
             faults.check(name, getattr(self, name) >= 1, "it must be at least 1")
         least = self.min_workers
-        faults.check("min_workers", least is None or 1 <= least <= self.workers, "it must lie in [1, workers], or None")
+        faults.check("min_workers", least is None or least >= 1, "it must be at least 1, or None")
         faults.check("max_failures", self.max_failures >= -1, "it must be at least 0, or -1 for any number")
         cpus = self.cpus_per_worker
         faults.check("cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
@@ -229,3 +229,8 @@ class TrainingExecution:
         faults.check("gradient_sync", self.gradient_sync in get_args(GradientSync), "use 'step' or 'micro_batch'")
         faults.check("gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")
         faults.end()
+
+    @property
+    def fewest_workers(self) -> int:
+        """With how many a training may have to do."""
+        return min(self.workers, self.min_workers or self.workers)

@@ -61,9 +61,9 @@ def _trainer(job: Job, storage: Path, name: str) -> Any:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     execution = job.execution
-    gpus, fewest = execution.gpus_per_worker, execution.min_workers
+    gpus, most, fewest = execution.gpus_per_worker, execution.workers, execution.fewest_workers
     scaling: dict[str, Any] = {  # the annotations are those of an older ScalingConfig
-        "num_workers": execution.workers if fewest is None else (fewest, execution.workers),
+        "num_workers": most if fewest == most else (fewest, most),
         "elastic_resize_monitor_interval_s": SECONDS_BETWEEN_LOOKS,
         "use_gpu": gpus > 0,
         "resources_per_worker": {"CPU": job.threads, "GPU": gpus},
