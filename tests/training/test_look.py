@@ -7,8 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
-from test_resume import killed_at
-from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
+from tiny_training import CONFIG, EXECUTION, killed_at, metrics_of, write_shards
 
 from components.artifacts import Shards
 from components.decoding.checks import heldout_steps

@@ -1,17 +1,12 @@
 """A training that is killed goes on as if nothing had happened."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import tiny_training
 import torch
-from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
+from tiny_training import CONFIG, EXECUTION, Stopped, killed_at, metrics_of, stop_at, write_shards
 
 from components.artifacts import Checkpoint, Shards
 from components.flow.stage_run import StageRun
@@ -32,33 +27,12 @@ def undisturbed(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> tup
     return pretrain(CONFIG, shards, run), run
 
 
-class Stopped(Exception):
-    pass
-
-
 def pretrain_until(step: int, shards: Shards, run: StageRun) -> None:
     """Train until the data of a step is asked for; that raises, as an unreadable disk would."""
     with pytest.MonkeyPatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Stopped):
             pretrain(CONFIG, shards, run)
-
-
-def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
-    batch = WindowBatches.batch
-
-    def failing(self: WindowBatches, asked: int):
-        if asked == step:
-            raise Stopped
-        return batch(self, asked)
-
-    patch.setattr(WindowBatches, "batch", failing)
-
-
-def killed_at(moment: str, step: int, directory: Path, **execution: Any) -> None:
-    """A training in a process of its own that gets SIGKILL (`tiny_training.train_and_die`)."""
-    command = [sys.executable, tiny_training.__file__, str(directory), moment, str(step), json.dumps(execution)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
 
 def test_killed_after_a_checkpoint_it_goes_on_bit_for_bit(

@@ -8,9 +8,11 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,9 @@ from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
 from components.training.stage import _open_windows, pretrain
 from components.training.windows import WindowBatches
+
+if TYPE_CHECKING:
+    import pytest
 
 VOCABULARY = 258
 CONFIG = PretrainConfig(
@@ -81,6 +86,28 @@ def metrics_of(run: StageRun) -> list[dict[str, float]]:
     """What was logged, without what a clock or the machine says."""
     lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/", "workers/"))} for line in lines]
+
+
+class Stopped(Exception):
+    """What an unreadable disk would raise."""
+
+
+def stop_at(patch: "pytest.MonkeyPatch", step: int) -> None:
+    """Trainings in this process raise Stopped when they ask for the data of a step, counted from 0."""
+    batch = WindowBatches.batch
+
+    def failing(self: WindowBatches, asked: int) -> Batch:
+        if asked == step:
+            raise Stopped
+        return batch(self, asked)
+
+    patch.setattr(WindowBatches, "batch", failing)
+
+
+def killed_at(moment: str, step: int, directory: Path, **execution: Any) -> None:
+    """A training in a process of its own that gets SIGKILL (`train_and_die`)."""
+    command = [sys.executable, __file__, str(directory), moment, str(step), json.dumps(execution)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 
 
 def train_and_die(directory: Path, moment: str, step: int, execution: TrainingExecution) -> None:
