@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
+from components.training.trace import part
 
 if TYPE_CHECKING:
     from components.training.placement import Placement
@@ -103,7 +104,8 @@ def multi_token_backward(
     rotary = model.rotary(tokens_BT.shape[1], tokens_BT.device)
     x_BTD = F.embedding(tokens_BT, tables.embedding_VD)
     x_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32)).requires_grad_()
-    z_BTD = model.forward_trunk(x_BTD, rotary)
+    with part("trunk forward"):
+        z_BTD = model.forward_trunk(x_BTD, rotary)
     outputs: dict[int | None, Tensor] = {None: z_BTD}
     leaves: dict[int | None, Tensor] = {None: z_BTD.detach().requires_grad_()}
     sums: dict[int, Tensor] = {}
@@ -117,9 +119,10 @@ def multi_token_backward(
         if i < K:
             h_BTD = model.norm(leaf_BTD)
             own = i if len(tables.unembeddings) > 1 else 0
-            gradient_BTD, sums[i] = _unembed_backward(
-                h_BTD.detach(), targets_KBT[i], scale_K[i], tables, own, chunk_tokens
-            )
+            with part("unembedding"):
+                gradient_BTD, sums[i] = _unembed_backward(
+                    h_BTD.detach(), targets_KBT[i], scale_K[i], tables, own, chunk_tokens
+                )
             torch.autograd.backward(h_BTD, gradient_BTD)
         torch.autograd.backward(outputs.pop(i), leaf_BTD.grad)
         if placement:
@@ -127,16 +130,20 @@ def multi_token_backward(
 
     if chain := model.config.chain[: model.config.head_layers_run(K)]:
         for i in chain:
-            head_forward(i)
+            with part(f"head {i + 1}"):
+                head_forward(i)
         for i in reversed(chain):
-            head_backward(i)
+            with part(f"head {i + 1}"):
+                head_backward(i)
     else:
         for i in range(K):
-            head_forward(i)
-            head_backward(i)
+            with part(f"head {i + 1}"):
+                head_forward(i)
+                head_backward(i)
     if placement:
         placement.before_trunk()
-    torch.autograd.backward(z_BTD, leaves[None].grad)
+    with part("trunk backward"):
+        torch.autograd.backward(z_BTD, leaves[None].grad)
     add_rows(tables.embedding_gradient_VD, tokens_BT, x_BTD.grad)
     return HeadSums(*torch.stack([sums[i] for i in range(K)], dim=1))
 

@@ -5,13 +5,15 @@ from typing import Any
 import pytest
 import torch
 
+from components.flow.cost import Outlook
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
-from components.training.config import TrainingConfig, TrainingExecution
+from components.training.config import PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
 from components.training.measured_memory import peak_of_second_step
 from components.training.memory import training_memory
+from components.training.stage import less_memory, pretrain
 
 
 def state_and_batch(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> tuple[Any, Any]:
@@ -72,6 +74,18 @@ def test_full_sharding_parts_what_is_kept_and_nothing_of_what_passes() -> None:
     for kept in ("parameters", "gradients", "optimizer"):
         assert parts[kept] == whole[kept] // 4
     assert parts["activations"] == whole["activations"]
+
+
+def test_a_training_that_may_lose_workers_is_planned_with_those_that_must_stay() -> None:
+    model, config, _ = SHAPES["wide"]
+    elastic = TrainingExecution(workers=8, min_workers=2, micro_batch_sequences=1, sharding="full")
+    planned = pretrain.cost(Outlook(PretrainConfig(model, config), ({},), elastic, None, 0))
+    at_least = training_memory(model, config, TrainingExecution(workers=2, micro_batch_sequences=1, sharding="full"))
+    assert planned.memory == at_least
+    assert planned.workers == 8
+    for words, execution in less_memory(elastic):
+        changed = dict(word.removeprefix("cluster.training.").split("=") for word in words.split())
+        assert ("workers" in changed) == (changed.get("min_workers") == "null") == (execution.min_workers is None)
 
 
 def test_activation_checkpointing_changes_no_bit_of_a_step() -> None:
