@@ -71,6 +71,18 @@ def test_a_sharded_step_is_the_whole_model_s(shards: Path, tmp_path: Path) -> No
             assert line == pytest.approx(reference, rel=1e-5), name
 
 
+def test_parts_in_bfloat16_over_several_micro_batches_learn_what_the_whole_does(shards: Path, tmp_path: Path) -> None:
+    execution = replace(EXECUTION, micro_batch_sequences=1, log_every=1)
+    config = steps(CONFIG, 6, n_future_tokens=3)
+    config = replace(config, training=replace(config.training, precision="bfloat16"))
+    (alone,) = train_together([Tiny(config, execution, shards, tmp_path / "alone")], 1)
+    (together,) = train_together([Tiny(config, replace(execution, workers=2, sharding="full"), shards, tmp_path / "full")])
+    for ours, theirs in zip(metrics_of(together), metrics_of(alone), strict=True):
+        assert {k: v for k, v in ours.items() if k.startswith("loss")} == pytest.approx(
+            {k: v for k, v in theirs.items() if k.startswith("loss")}, rel=0.01
+        )
+
+
 def test_another_number_of_workers_or_sharding_goes_on_from_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     config, short = steps(CONFIG, 8), replace(EXECUTION, checkpoint_every=4, log_every=1)
     sharded, parallel = replace(short, workers=2, sharding="full"), replace(short, workers=2)
