@@ -312,9 +312,7 @@ def place(
         return Sharded(model, dtype, execution)
 
 
-def _shard(
-    model: MultiTokenTransformer, dtype: torch.dtype, execution: TrainingExecution, device: torch.device
-) -> Any:
+def _shard(model: MultiTokenTransformer, dtype: torch.dtype, execution: TrainingExecution, device: torch.device) -> Any:
     """Cut the layers' matrices up; returns the mesh of the workers."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method

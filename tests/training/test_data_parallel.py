@@ -75,8 +75,9 @@ def test_parts_in_bfloat16_over_several_micro_batches_learn_what_the_whole_does(
     execution = replace(EXECUTION, micro_batch_sequences=1, log_every=1)
     config = steps(CONFIG, 6, n_future_tokens=3)
     config = replace(config, training=replace(config.training, precision="bfloat16"))
+    in_parts = replace(execution, workers=2, sharding="full")
     (alone,) = train_together([Tiny(config, execution, shards, tmp_path / "alone")], 1)
-    (together,) = train_together([Tiny(config, replace(execution, workers=2, sharding="full"), shards, tmp_path / "full")])
+    (together,) = train_together([Tiny(config, in_parts, shards, tmp_path / "full")])
     for ours, theirs in zip(metrics_of(together), metrics_of(alone), strict=True):
         assert {k: v for k, v in ours.items() if k.startswith("loss")} == pytest.approx(
             {k: v for k, v in theirs.items() if k.startswith("loss")}, rel=0.01
