@@ -23,7 +23,7 @@ from torch import Tensor
 
 from components.model import transformer
 from components.model.config import ModelConfig
-from components.training.config import TrainingConfig, TrainingExecution
+from components.training.config import NotSimulated, TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, gradient_of_batch
 from components.training.loss import CHUNK_TOKENS
 from components.training.schedule import learning_rate
@@ -61,11 +61,12 @@ class Simulation:
 def simulate(
     model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, workers: int | None = None
 ) -> Simulation:
-    """Simulate the second step of a training; `workers` other than execution's if given.
+    """Simulate the second step of a training, all heads taking part; `workers` other than execution's if given.
 
-    ValueError where a worker would have no sequence; RuntimeError where a process group is there already, or this
+    ValueError where a worker would have no sequence; NotSimulated where a process group is there already, or this
     version of torch has no simulated one.
     """
+    config = replace(config, curriculum="none")
     execution = replace(execution, workers=workers or execution.workers, compile=False)
     workers = execution.workers
     if workers > config.sequences_per_step:
@@ -143,11 +144,11 @@ def _others(workers: int) -> Iterator[None]:
         yield
         return
     if dist.is_initialized():
-        raise RuntimeError("this process has other workers already; simulate in a process of its own")
+        raise NotSimulated("this process has other workers already; simulate in a process of its own")
     try:
         from torch.testing._internal.distributed.fake_pg import FakeStore
     except ImportError as error:  # private: torch promises nothing
-        raise RuntimeError(f"torch {torch.__version__} has no simulated process group ({error})") from None
+        raise NotSimulated(f"torch {torch.__version__} has no simulated process group ({error})") from None
     dist.init_process_group("fake", rank=0, world_size=workers, store=FakeStore())
     try:
         yield
