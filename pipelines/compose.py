@@ -133,6 +133,8 @@ def _sentences(error: Mapping[str, Any]) -> list[str]:
     if error["type"] == "tuple_type":
         message = f"input should be a list, such as [{given}]"
     shown = f" (given: {given!r})" if not isinstance(given, Mapping) else ""
+    if error["type"] == "literal_error":
+        message = message.replace("True", "true").replace("False", "false")
     return [f"{path}: {message[:1].lower()}{message[1:]}{shown}"]
 
 

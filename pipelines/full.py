@@ -226,7 +226,7 @@ def run(job: Job) -> int:
         say_problems(console, blockers(plan, capacity))
         if options.plan == "simulate":
             try:
-                console.print("", simulated_table([plan], capacity))
+                console.print("", simulated_table([plan], capacity, console.width))
             except NotSimulated as error:
                 return refuse([str(error)])
         return 0

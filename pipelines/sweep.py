@@ -134,7 +134,7 @@ def _show_plans(
         console.print(plan_table(plan, capacity, console.width))
         say_problems(console, blockers(whole, capacity))
     if jobs[0].options.plan == "simulate":
-        console.print("", simulated_table([plan for plan, _ in plans], plans[0][1]))
+        console.print("", simulated_table([plan for plan, _ in plans], plans[0][1], console.width))
     console.print(f"\n[bold]The sweep[/]  {in_words(_together(once), plans[0][1])}", soft_wrap=True)
 
 

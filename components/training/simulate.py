@@ -24,7 +24,7 @@ from torch import Tensor
 from components.model import transformer
 from components.model.config import ModelConfig
 from components.training.config import NotSimulated, TrainingConfig, TrainingExecution
-from components.training.loop import TrainState, gradient_of_batch
+from components.training.loop import Batch, TrainState, gradient_of_batch
 from components.training.loss import CHUNK_TOKENS
 from components.training.schedule import learning_rate
 from components.training.step_watch import Collective, StepWatch
@@ -81,9 +81,9 @@ def simulate(
         simulated = FakeTensorMode(allow_non_fake_inputs=True)
         state = make_state(model, config, execution, torch.device("cpu"), simulated)
         with simulated:
-            batches = [_batch(model, config, some) for some in (min(share, execution.micro_batch_sequences), sequences)]
-            take_step(state, batches[0], config, execution)
-            watch, starts = watched_step(state, batches[1], config, execution)
+            first = min(share, execution.micro_batch_sequences)
+            take_step(state, *_batch(model, config, workers, first), execution)
+            watch, starts = watched_step(state, *_batch(model, config, workers, sequences), execution)
             collectives = watch.collectives
             if micro_batches > seen:
                 between = starts[2] - starts[1]
@@ -93,7 +93,7 @@ def simulate(
     return Simulation(workers, micro_batches, watch.peak_bytes, at_peak, dict(collectives))
 
 
-def take_step(state: TrainState, batch: Any, config: TrainingConfig, execution: TrainingExecution) -> None:
+def take_step(state: TrainState, batch: Batch, config: TrainingConfig, execution: TrainingExecution) -> None:
     """One step, whose loss nobody looks at: what `train_step` does where all goes well."""
     gradient_of_batch(state, batch, config, execution.micro_batch_sequences)
     state.optimizer.step(learning_rate(config, state.step))
@@ -101,7 +101,7 @@ def take_step(state: TrainState, batch: Any, config: TrainingConfig, execution: 
 
 
 def watched_step(
-    state: TrainState, batch: Any, config: TrainingConfig, execution: TrainingExecution
+    state: TrainState, batch: Batch, config: TrainingConfig, execution: TrainingExecution
 ) -> tuple[StepWatch, list[Counter[Collective]]]:
     """A step, of simulated or real tensors, and what was seen of it; then the collectives before each micro-batch."""
     starts: list[Counter[Collective]] = []
@@ -132,9 +132,14 @@ def kept(state: TrainState) -> dict[str, list[Tensor]]:
     }
 
 
-def _batch(model: ModelConfig, config: TrainingConfig, sequences: int) -> tuple[Tensor, Tensor]:
+def _batch(model: ModelConfig, config: TrainingConfig, workers: int, sequences: int) -> tuple[Batch, TrainingConfig]:
+    """A worker's share of a step with so many sequences for each, and the training that has such steps."""
     shape = (sequences, config.context_length)
-    return torch.zeros(shape, dtype=torch.long), torch.zeros((model.n_future_tokens, *shape), dtype=torch.long)
+    tokens, targets = (
+        torch.zeros(shape, dtype=torch.long),
+        torch.zeros((model.n_future_tokens, *shape), dtype=torch.long),
+    )
+    return (tokens, targets), replace(config, batch_tokens=workers * sequences * config.context_length)
 
 
 @contextmanager

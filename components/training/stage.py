@@ -119,8 +119,8 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
     if run.execution and run.execution.evaluate_every and shards.tokens.get("validation", 0) <= needed:
         raise ValueError(
             f"evaluate_every is {run.execution.evaluate_every}, but the validation split has "
-            f"{shards.tokens.get('validation', 0)} tokens and one window takes {needed}; set evaluate_every to 0 or give "
-            "a larger validation split (corpus.validation_share)"
+            f"{shards.tokens.get('validation', 0)} tokens and one window takes {needed}; set evaluate_every to 0 or "
+            "give a larger validation split (corpus.validation_share)"
         )
     _carry_out(
         config.training,
