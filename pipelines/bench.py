@@ -183,7 +183,7 @@ class MemorySubject:
 
 
 def memory(arguments: Sequence[str]) -> dict[str, Any]:
-    """The closed form that a plan uses beside torch's memory tracker and the resident size, each in a new process."""
+    """The closed form that a plan uses beside live tensors of a step and the resident size, each in a new process."""
     from components.training.measured_memory import plans_beside_peaks
 
     subject: MemorySubject = parse(arguments, MemorySubject)

@@ -133,6 +133,8 @@ def _sentences(error: Mapping[str, Any]) -> list[str]:
     if error["type"] == "tuple_type":
         message = f"input should be a list, such as [{given}]"
     shown = f" (given: {given!r})" if not isinstance(given, Mapping) else ""
+    if error["type"] == "literal_error":
+        message = message.replace("True", "true").replace("False", "false")
     return [f"{path}: {message[:1].lower()}{message[1:]}{shown}"]
 
 
@@ -179,7 +181,7 @@ def _foreign_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: s
         path = f"{where}.{key}" if where else key
         if isinstance(value, Mapping) and _has_fields(hints[key]):
             faults += _foreign_numbers(value, (hints[key],), path)
-        elif isinstance(value, bool) and hints[key] is not bool:
+        elif isinstance(value, bool) and hints[key] is not bool and True not in typing.get_args(hints[key]):
             faults.append(f"{path}: input should be {getattr(hints[key], '__name__', hints[key])} (given: {value!r})")
         elif isinstance(value, float) and not math.isfinite(value):
             faults.append(f"{path}: input should be finite; a large number stands for no limit (given: {value!r})")
@@ -199,6 +201,7 @@ def _help() -> str:
         f"{listing('Recipes of the paper, for a cluster:', every.keys() - local)}\n\n"
         "Options:\n"
         "  plan=true          show what would run and why, run nothing\n"
+        "  plan=simulate      and what each device would hold and send in a step, from the training code itself\n"
         "  workspace=PATH     where everything goes (default: runs)\n"
         "  until=pretrain     run up to a stage        only=[evaluate]   run these, reuse the rest\n"
         "  reuse=none         make everything anew     -m seed=1,2,3     a sweep\n\n"

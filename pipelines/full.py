@@ -29,11 +29,12 @@ from components.report.config import Labels, ReportConfig
 from components.report.stage import write_report
 from components.shards.stage import tokenize
 from components.tokenizer.stage import train_tokenizer
-from components.training.config import PretrainConfig
+from components.training.config import NotSimulated, PretrainConfig
 from components.training.stage import finetune, pretrain
 from pipelines.ending import say_mlflow, say_problems, say_results
 from pipelines.launch import Job, launch, refuse
 from pipelines.recipe import Options, Recipe
+from pipelines.simulation import simulated_table
 from pipelines.sweep import run_sweep
 
 Kind = tuple[str, str]
@@ -186,7 +187,7 @@ def plan_job(job: Job, made: Collection[str] = ()) -> tuple[Plan, Capacity]:
     if job.workspace.is_file():
         raise ValueError(f"workspace={job.workspace} is a file; give a folder, there or not")
     graph = select(full(job.recipe, telling(job.overrides)), options.only, options.until)
-    capacity = capacity_of(job.recipe, options.plan)
+    capacity = capacity_of(job.recipe, bool(options.plan))
     return make_plan(graph, Store(job.workspace), options.reuse, options.only, made, capacity), capacity
 
 
@@ -223,6 +224,11 @@ def run(job: Job) -> int:
     console.print(plan_table(plan, capacity, console.width))
     if options.plan:
         say_problems(console, blockers(plan, capacity))
+        if options.plan == "simulate":
+            try:
+                console.print("", simulated_table([plan], capacity, console.width))
+            except NotSimulated as error:
+                return refuse([str(error)])
         return 0
 
     try:

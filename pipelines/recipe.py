@@ -232,8 +232,10 @@ class Options:
 
     workspace: str = "runs"
     """Where everything goes: store, reports, MLflow's database."""
-    plan: bool = False
-    """Show what would run and why; run nothing."""
+    plan: Literal[True, False, "simulate"] = False
+    """`true`: show what would run and why; run nothing. `simulate`: beside that, of every training's step, what each
+    device holds at its peak and sends, from the code that trains on tensors without memory, for any number of workers
+    (`cluster.training.workers=512`); some ten seconds a training."""
     only: tuple[str, ...] = ()
     """Stages or nodes to run; what they need must be there already."""
     until: str | None = None

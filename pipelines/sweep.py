@@ -31,6 +31,7 @@ from components.report.sweep_sections import figure_of, in_order, interval_words
 from pipelines.ending import root_causes, say_mlflow, say_problems, say_results
 from pipelines.launch import Job, located, refuse, swept
 from pipelines.recipe import Options
+from pipelines.simulation import simulated_table
 
 PlanJob = Callable[[Job, Collection[str]], tuple[Plan, Capacity]]
 RunJob = Callable[[Job, Plan, Capacity, Console, Mapping[str, str]], Outcome]
@@ -132,6 +133,8 @@ def _show_plans(
         )
         console.print(plan_table(plan, capacity, console.width))
         say_problems(console, blockers(whole, capacity))
+    if jobs[0].options.plan == "simulate":
+        console.print("", simulated_table([plan for plan, _ in plans], plans[0][1], console.width))
     console.print(f"\n[bold]The sweep[/]  {in_words(_together(once), plans[0][1])}", soft_wrap=True)
 
 

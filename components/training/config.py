@@ -11,6 +11,10 @@ GradientSync = Literal["step", "micro_batch"]
 Curriculum = Literal["none", "forward", "reverse"]
 
 
+class NotSimulated(RuntimeError):
+    """A step cannot be simulated here, whatever the recipe."""
+
+
 class _Faults(list[str]):
     """What is wrong with the fields of a config, a sentence each, so that all of it is said at once."""
 

@@ -102,20 +102,29 @@ def gradient_of_batch(
     weights = config.head_weights or (1.0,) * K
     scale_K = torch.tensor(weights[:K], dtype=torch.float64, device=tokens_GT.device) / counts_K
     totals = torch.zeros(3, K, dtype=torch.float64, device=tokens_GT.device)
-    starts = range(0, len(tokens_GT), micro_batch_sequences)
-    for start in starts:
-        micro = slice(start, start + micro_batch_sequences)
-        placement.begin_micro_batch(last=start == starts[-1])
+    micro_batches = _micro_batches((tokens_GT, targets_KGT), config, micro_batch_sequences)
+    for place, (tokens_BT, targets_KBT) in enumerate(micro_batches, start=1):
+        placement.begin_micro_batch(last=place == len(micro_batches))
         with torch.autocast(tokens_GT.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            sums = multi_token_backward(
-                state.model, tokens_GT[micro], targets_KGT[:, micro], scale_K, placement=placement
-            )
+            sums = multi_token_backward(state.model, tokens_BT, targets_KBT, scale_K, placement=placement)
         totals += torch.stack(tuple(sums))
     busy_seconds = time.perf_counter() - started
     with part("sum over workers"):
         placement.finish()
         totals = F.pad(sum_over_workers(totals), (0, len(batch[1]) - K))
     return StepResult(HeadSums(*totals), placement.clip(config.clip_norm), busy_seconds)
+
+
+def _micro_batches(batch: Batch, config: TrainingConfig, sequences: int) -> list[Batch]:
+    """A worker's share in parts of so many sequences: as many parts as any worker has, since layers in parts are
+    gathered by all together. A worker with fewer takes a sequence again, of which nothing counts."""
+    tokens_GT, targets_KGT = batch
+    starts = range(0, len(tokens_GT), sequences)
+    parts = [(tokens_GT[s : s + sequences], targets_KGT[:, s : s + sequences]) for s in starts]
+    workers = rank_and_workers()[1]
+    if workers > 1 and len(parts) < -(-(-(-config.sequences_per_step // workers)) // sequences):
+        parts.append((tokens_GT[:1], torch.full_like(targets_KGT[:, :1], IGNORE)))
+    return parts
 
 
 def train_step(state: TrainState, batch: Batch, config: TrainingConfig, micro_batch_sequences: int) -> StepResult:

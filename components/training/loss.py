@@ -116,6 +116,8 @@ def multi_token_backward(
 
     def head_backward(i: int) -> None:
         leaf_BTD = leaves.pop(i)
+        if placement:
+            placement.before_head(i)
         if i < K:
             h_BTD = model.norm(leaf_BTD)
             own = i if len(tables.unembeddings) > 1 else 0

@@ -1,4 +1,4 @@
-"""A training step's peak memory, measured by torch's memory tracker: what `memory.training_memory` is held against."""
+"""A training step's peak memory, measured while it runs: what `memory.training_memory` is held against."""
 
 import multiprocessing
 import resource
@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.distributed._tools.mem_tracker import MemTracker
 
 from components.model.config import ModelConfig
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
 from components.training.memory import training_memory
+from components.training.simulate import kept
+from components.training.step_watch import StepWatch
 from components.training.worker import make_state
 
 SETTINGS: Mapping[str, tuple[ModelConfig, TrainingConfig, TrainingExecution]] = {
@@ -39,15 +40,6 @@ SETTINGS: Mapping[str, tuple[ModelConfig, TrainingConfig, TrainingExecution]] = 
 }
 
 
-class _Tracker(MemTracker):  # type: ignore[no-untyped-call]  # of its metaclass
-    """Without statistics by module, which MemTracker cannot keep for a module that is called several times a step."""
-
-    def _pre_fw_hook(self, *_: Any) -> None: ...
-    def _post_fw_hook(self, *_: Any) -> None: ...
-    def _pre_bw_hook(self, *_: Any) -> None: ...
-    def _post_bw_hook(self, *_: Any) -> None: ...
-
-
 def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> int:
     """Most bytes of live tensors during the second step, on the CPU; the first makes the optimizer's state."""
     state = make_state(model_config, config, execution, torch.device("cpu"))
@@ -61,12 +53,11 @@ def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execu
 
 
 def peak_of(state: TrainState, step: Callable[[], object]) -> int:
-    """Most bytes of live tensors while `step` runs, those of `state` included, on the CPU."""
-    tracker = _Tracker()
-    tracker.track_external(state.model, *state.optimizer.parts, *state.placement.own_tensors())
-    with tracker:
+    """Most bytes of live tensors while `step` runs, those of `state` included."""
+    own = [tensor for tensors in kept(state).values() for tensor in tensors]
+    with StepWatch([*own, *state.placement.own_tensors()]) as watch:
         step()
-    return int(sum(of_device["Total"] for of_device in tracker.get_tracker_snapshot("peak").values()))
+    return watch.peak_bytes
 
 
 def resident_bytes() -> int:

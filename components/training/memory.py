@@ -1,18 +1,20 @@
 """Memory of a training, by counting: what one worker holds at its peak, in bytes. Standard library alone.
 
 The peak lies in the backward pass of a step: parameters, gradients and optimizer state are there all the time; on top
-come the activations that the trunk keeps for its backward and, at the moment when most is alive, one prediction head
-with a chunk of its logits, or the last trunk layer on its way back (the loss's memory order: paper Figure 2).
-`pipelines/bench.py subject=memory` holds these figures against torch's memory tracker.
+come the activations that the trunk keeps for its backward and, at the moment when most is alive, a prediction head (of
+heads one upon another all) with a chunk of its logits, or the last trunk layer on its way back (the loss's memory
+order: paper Figure 2, for heads one upon another Figure S11). In parts (FSDP2) each layer is whole while it is at work,
+the tables for the whole step. `simulate` counts the same from the code itself; tests hold the two together, and
+`pipelines/bench.py subject=memory` holds these figures against steps that run.
 """
+
+from dataclasses import dataclass
 
 from components.model.config import ModelConfig
 from components.training.config import TrainingConfig, TrainingExecution
 
 LOGIT_ROWS = {"cpu": 512, "gpu": 4096}
 """Positions with logits at a time (see loss.multi_token_backward)."""
-PREFETCHED_LAYERS = 2
-"""With full sharding: layers whose whole weights are there at a time, the one at work and the next."""
 
 
 def training_memory(
@@ -20,68 +22,128 @@ def training_memory(
 ) -> dict[str, int]:
     """Bytes of one worker at the peak of a step, by what they are for; `workers` other than execution's if given."""
     workers = workers or execution.workers
+    share = -(-config.sequences_per_step // workers)
+    sequences = min(execution.micro_batch_sequences, share)
     sharded = execution.sharding == "full" and workers > 1
     parts = workers if sharded else 1
+    step = _Step(model, config, execution, sequences * config.context_length, sharded, share > sequences)
+    activations, working = max(step.at_head(), step.in_head(), step.on_the_way_back(), key=sum)
     parameters = model.n_parameters()
-    sequences = min(execution.micro_batch_sequences, -(-config.sequences_per_step // workers))
-    positions = sequences * config.context_length
-    activations, working = _passing(model, config, execution, positions, sharded)
-    if sharded:
-        layer = model.layer_parameters()
-        whole = PREFETCHED_LAYERS * layer + 2 * model.vocabulary_size * model.dim
-        working += whole * _value_bytes(config) + layer * 4
     return {
         "parameters": 4 * parameters // parts,
         "gradients": 4 * parameters // parts,
         "optimizer": 8 * parameters // parts,
         "activations": activations,
-        "working": working,
+        "working": working + step.whole_tables(),
     }
 
 
-def _value_bytes(config: TrainingConfig) -> int:
-    return 2 if config.precision == "bfloat16" else 4
+@dataclass(frozen=True)
+class _Step:
+    """A step's moments, each as (activations, working memory) in bytes."""
 
+    model: ModelConfig
+    config: TrainingConfig
+    execution: TrainingExecution
+    positions: int
+    """Of a micro-batch."""
+    sharded: bool
+    several: bool
+    """Whether it has more than one micro-batch."""
 
-def _passing(
-    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, positions: int, sharded: bool
-) -> tuple[int, int]:
-    """(activations, working memory) at the peak of a micro-batch of `positions`."""
-    b = _value_bytes(config)
-    on_gpu = execution.gpus_per_worker > 0
-    residual, table = 4 * model.dim, model.vocabulary_size * model.dim
-    layer = _kept_by_layer(model, config, on_gpu)
-    recomputed = layer if execution.activation_checkpointing else 0
-    trunk = model.n_trunk_layers * (residual if recomputed else layer)
-    between = 2 * residual  # the trunk's output and the gradient that the heads leave for it
+    @property
+    def value_bytes(self) -> int:
+        """Of a number in a matrix product."""
+        return 2 if self.config.precision == "bfloat16" else 4
 
-    chunk = min(positions, LOGIT_ROWS["gpu" if on_gpu else "cpu"])
-    logits = chunk * model.vocabulary_size * (12 if positions > chunk else 10)
-    head_layer = positions * layer if model.n_head_layers else 0
-    norm_and_state = positions * (2 * residual + 2 * b * model.dim)
-    # a head that computes its layer again has no logits any more by then
-    at_head = norm_and_state + (max(head_layer, logits) if recomputed else head_layer + logits)
-    at_head_working = (2 if b == 2 else 1) * table * b
-    on_the_way_back = positions * (recomputed + residual + 4 * b * model.ffn_width)
-    back_working = 2 * model.dim * model.ffn_width * (b + 4 if b == 2 else 4)
+    @property
+    def _sums_wait(self) -> bool:
+        """Whether gradients of matrices stay whole, in float32, from micro-batch to micro-batch."""
+        return self.sharded and self.several and self.execution.gradient_sync == "step"
 
-    casts = 0
-    if b == 2 and not sharded:  # autocast keeps a copy of each matrix for a micro-batch
-        casts = b * model.layers * model.layer_matrix_parameters()
-    activations = positions * (trunk + between)
-    if at_head + at_head_working >= on_the_way_back + back_working:
-        return activations + at_head, casts + at_head_working
-    return activations + on_the_way_back, casts + back_working
+    def at_head(self) -> tuple[int, int]:
+        """A head has a chunk of logits and has yet to take its layer back."""
+        model, b = self.model, self.value_bytes
+        chunk = min(self.positions, LOGIT_ROWS["gpu" if self.execution.gpus_per_worker else "cpu"])
+        per_logit = (
+            12 if self.positions > chunk else 8 if b == 4 else 10
+        )  # in float32, rounded, and of the chunk before
+        logits = chunk * model.vocabulary_size
+        product = b * model.vocabulary_size * model.dim  # of which the unembedding's gradient becomes more
+        norm = self.positions * (8 + 2 * b) * model.dim  # its inputs and outputs, and the gradient of these
+        working = self._weights() + max(per_logit * logits, (4 + b) * logits + product)
+        if self.sharded and self.model.n_head_layers > 1 and not self._sums_wait:
+            working += 4 * model.layer_matrix_parameters()  # the head before may still be on its way to other workers
+        return self._trunk() + self._heads(True) + norm, working
 
+    def in_head(self) -> tuple[int, int]:
+        """The layer of the first head to go back does so."""
+        if not self.model.n_head_layers:
+            return 0, 0
+        return self._trunk() + self._heads(False), self._weights() + self._back(0)
 
-def _kept_by_layer(model: ModelConfig, config: TrainingConfig, on_gpu: bool) -> int:
-    """Bytes per position that a layer keeps for its backward."""
-    b = _value_bytes(config)
-    queries, keys = model.n_attention_heads * model.head_dim, model.kv_heads * model.head_dim
-    spelled_out = not on_gpu and b == 2 and config.context_length <= 512 and queries == keys
-    norms = 2 * (8 * model.dim + b * model.dim)  # input and normalized input in float32, then in working precision
-    if spelled_out:  # scores in float32, then in bfloat16, kept whole
-        attention = b * (queries + 2 * keys) + 6 * model.n_attention_heads * config.context_length
-    else:  # the fused kernel keeps q and k after rotation, the projection they came from, and a sum per row
-        attention = b * (2 * queries + 3 * keys) + 4 * model.n_attention_heads
-    return norms + attention + b * queries + 4 * b * model.ffn_width
+    def on_the_way_back(self) -> tuple[int, int]:
+        """The last layer of the trunk goes back."""
+        recomputed = self._layer() if self.execution.activation_checkpointing else 0
+        return self._trunk() + self.positions * recomputed, self._weights() + self._back(1)
+
+    def whole_tables(self) -> int:
+        """Of embedding and unembeddings, what is there for a whole step besides a worker's own."""
+        model, b = self.model, self.value_bytes
+        tables = model.n_unembeddings + (0 if model.tied_embeddings else 1)
+        if self.sharded:
+            return tables * (b + 4) * model.vocabulary_size * model.dim
+        return model.n_unembeddings * b * model.vocabulary_size * model.dim if b == 2 else 0
+
+    def _trunk(self) -> int:
+        """What the trunk keeps, and between it and the heads its output and the gradient that they leave for it."""
+        residual = 4 * self.model.dim
+        layer = residual if self.execution.activation_checkpointing else self._layer()
+        return self.positions * (self.model.n_trunk_layers * layer + 2 * residual)
+
+    def _heads(self, with_logits: bool) -> int:
+        """What the layers of heads keep: of one, or of all that stand one upon another."""
+        model, residual = self.model, 4 * self.model.dim
+        if not model.n_head_layers:
+            return self.positions * 2 * residual
+        recomputed = self.execution.activation_checkpointing
+        there = len(model.chain) or 1
+        kept = there * (residual if recomputed else self._layer())
+        between = (there + 1) * residual  # their outputs, and a gradient
+        again = 0 if with_logits or not recomputed else self._layer()
+        return self.positions * (kept + between + again)
+
+    def _back(self, before: int) -> int:
+        """Working memory of a layer that goes back: gradients of activations, then of matrices on their way to other
+        workers; the layer `before` may still be at that."""
+        model, b = self.model, self.value_bytes
+        activations = self.positions * (4 * model.dim + 4 * b * model.ffn_width)
+        if not self.sharded:
+            return activations + 2 * model.dim * model.ffn_width * (b + 4 if b == 2 else 4)
+        matrices = model.layer_matrix_parameters()
+        return max(activations + b * matrices, (b + 4) * matrices) + before * 4 * matrices
+
+    def _weights(self) -> int:
+        """Matrices of layers besides a worker's own, whole: in the products' precision, and their gradients."""
+        model, b = self.model, self.value_bytes
+        matrices = model.matrix_parameters()
+        if not self.sharded:  # autocast keeps a copy of each matrix for a micro-batch
+            return b * matrices if b == 2 else 0
+        layer = model.layer_matrix_parameters()
+        whole = (1 if self.execution.reshard_after_forward else model.n_trunk_layers) + 1
+        gradients = 4 * matrices if self._sums_wait else 0
+        return whole * b * layer + gradients
+
+    def _layer(self) -> int:
+        """Bytes per position that a layer keeps for its backward."""
+        model, b = self.model, self.value_bytes
+        on_gpu = self.execution.gpus_per_worker > 0
+        queries, keys = model.n_attention_heads * model.head_dim, model.kv_heads * model.head_dim
+        spelled_out = not on_gpu and b == 2 and self.config.context_length <= 512 and queries == keys
+        # input in float32, on a CPU the normalized input too, and what the product reads
+        norms = 2 * ((4 if on_gpu else 8) * model.dim + b * model.dim)
+        if spelled_out:  # scores in float32, then in bfloat16, kept whole
+            attention = b * (queries + 2 * keys) + 6 * model.n_attention_heads * self.config.context_length
+        else:  # the fused kernel keeps q and k after rotation, the projection they came from, and a sum per row
+            attention = b * (2 * queries + 3 * keys) + 4 * model.n_attention_heads
+        return norms + attention + b * queries + 4 * b * model.ffn_width

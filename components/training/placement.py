@@ -7,6 +7,7 @@ the paper 2 to 22 % of its time (Appendix C, Table S5).
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +36,9 @@ class Placement(Protocol):
 
     def begin_micro_batch(self, last: bool) -> None:
         """Before a micro-batch; with the last one of a step gradients become final."""
+
+    def before_head(self, i: int) -> None:
+        """Head i goes backward."""
 
     def head_done(self, i: int) -> None:
         """Head i has been through its backward pass."""
@@ -140,6 +144,7 @@ class Whole:
         if self._armed:
             self._missing = {number: waiting for number, (waiting, _) in enumerate(self._buckets)}
 
+    def before_head(self, i: int) -> None: ...
     def head_done(self, i: int) -> None: ...
 
     def before_trunk(self) -> None:
@@ -202,19 +207,30 @@ class Sharded:
 
     def begin_micro_batch(self, last: bool) -> None:
         model: Any = self.model
-        model.set_requires_gradient_sync(last or self.every_micro_batch)
-        # each head's backward ends as if it were all: nothing may be given up, or waited for, before the trunk's
+        self._sums_now = last or self.every_micro_batch
+        # each head's backward ends as if it were all: nothing may be given up, summed or waited for before its turn
+        for layer in model.trunk:
+            layer.set_requires_gradient_sync(False)
         model.set_reshard_after_backward(False)
         model.set_is_last_backward(False)
 
+    def before_head(self, i: int) -> None:
+        for head in self._modules_of(i):
+            head.set_requires_gradient_sync(self._sums_now)
+
     def head_done(self, i: int) -> None:
+        for head in self._modules_of(i):
+            head.set_requires_gradient_sync(False)
+            head.reshard()
+
+    def _modules_of(self, i: int) -> list[Any]:
         place = i - 1 if self.model.config.n_head_matrices else i
-        if 0 <= place < len(self._heads):
-            self._heads[place].reshard()
+        return self._heads[place : place + 1] if place >= 0 else []
 
     def before_trunk(self) -> None:
         model: Any = self.model
         for layer in model.trunk:
+            layer.set_requires_gradient_sync(self._sums_now)
             layer.set_reshard_after_backward(True)
         model.set_is_last_backward(True)
 
@@ -270,32 +286,37 @@ def dtype_of(config: TrainingConfig) -> torch.dtype:
 
 
 def place(
-    model: MultiTokenTransformer, config: TrainingConfig, execution: TrainingExecution, device: torch.device
+    model: MultiTokenTransformer,
+    config: TrainingConfig,
+    execution: TrainingExecution,
+    device: torch.device,
+    memory: AbstractContextManager[Any] | None = None,
 ) -> Placement:
     """Give a model that has no memory yet (made on the meta device) its place on `device`; its weights are not set.
 
-    Compiled layers and activation checkpointing are set up here too, since they wrap what is placed.
+    Compiled layers and activation checkpointing are set up here too, since they wrap what is placed. `memory`: what
+    holds while tensors are made, where they are simulated (`training.simulate`).
     """
     dtype = dtype_of(config)
     model.recompute_layers = execution.activation_checkpointing
     if execution.compile:
         for layer in [*(module for module in model.modules() if isinstance(module, Layer)), model.norm]:
             layer.forward = torch.compile(layer.forward, dynamic=False)
-    if execution.sharding == "none" or rank_and_workers()[1] == 1:
-        model.to_empty(device=device)
-        model.tie_embeddings()
-        return Whole(model, dtype, execution.compile)
-    _shard(model, dtype, execution, device)
-    return Sharded(model, dtype, execution)
+    sharded = execution.sharding == "full" and rank_and_workers()[1] > 1
+    mesh = _shard(model, dtype, execution, device) if sharded else None
+    with memory or nullcontext():
+        if mesh is None:
+            model.to_empty(device=device)
+            model.tie_embeddings()
+            return Whole(model, dtype, execution.compile)
+        _fill_parts(model, mesh, device)
+        return Sharded(model, dtype, execution)
 
 
-def _shard(
-    model: MultiTokenTransformer, dtype: torch.dtype, execution: TrainingExecution, device: torch.device
-) -> None:
+def _shard(model: MultiTokenTransformer, dtype: torch.dtype, execution: TrainingExecution, device: torch.device) -> Any:
+    """Cut the layers' matrices up; returns the mesh of the workers."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-    from torch.distributed.tensor import Shard
-    from torch.distributed.tensor import empty as empty_in_parts
 
     mesh = init_device_mesh(device.type, (rank_and_workers()[1],))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -315,9 +336,16 @@ def _shard(
         module.set_modules_to_backward_prefetch([prefetched])
         module.set_gradient_divide_factor(1.0)  # the loss has the divisor: sums are what is wanted
         module.set_force_sum_reduction_for_comms(True)
+    return mesh
+
+
+def _fill_parts(model: MultiTokenTransformer, mesh: Any, device: torch.device) -> None:
+    from torch.distributed.tensor import Shard
+    from torch.distributed.tensor import empty as empty_in_parts
+
     model.to_empty(device=device)
     shape = model.embedding.weight.shape
-    for module in tables:
+    for module in [model.embedding, *model.unembedding]:
         module.weight = nn.Parameter(empty_in_parts(*shape, device_mesh=mesh, placements=[Shard(0)]))
     model.tie_embeddings()
 

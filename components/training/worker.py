@@ -2,8 +2,10 @@
 
 import ctypes
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,12 +59,16 @@ def work(job: Job) -> None:
 
 
 def make_state(
-    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, device: torch.device
+    model: ModelConfig,
+    config: TrainingConfig,
+    execution: TrainingExecution,
+    device: torch.device,
+    memory: AbstractContextManager[Any] | None = None,
 ) -> TrainState:
-    """A training whose weights are yet to be set; no worker ever holds more than its part."""
+    """A training whose weights are yet to be set; no worker ever holds more than its part. `memory`: see `place`."""
     with torch.device("meta"):
         empty = MultiTokenTransformer(model)
-    return TrainState.fresh(empty, config, place(empty, config, execution, device))
+    return TrainState.fresh(empty, config, place(empty, config, execution, device, memory))
 
 
 def _open(job: Job, device: torch.device) -> Batches:

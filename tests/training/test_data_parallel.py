@@ -71,6 +71,32 @@ def test_a_sharded_step_is_the_whole_model_s(shards: Path, tmp_path: Path) -> No
             assert line == pytest.approx(reference, rel=1e-5), name
 
 
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_workers_with_unequal_shares_go_through_a_step_together(sharding: str, shards: Path, tmp_path: Path) -> None:
+    """Three sequences, one at a time: one worker has two of them, and layers in parts are gathered by both."""
+    config = steps(CONFIG, 3)
+    config = replace(config, training=replace(config.training, batch_tokens=3 * CONFIG.training.context_length))
+    execution = replace(EXECUTION, micro_batch_sequences=1, log_every=1)
+    in_two = replace(execution, workers=2, sharding=sharding)
+    (alone,) = train_together([Tiny(config, execution, shards, tmp_path / "alone")], 1)
+    (together,) = train_together([Tiny(config, in_two, shards, tmp_path / "together")])
+    for ours, theirs in zip(metrics_of(together), metrics_of(alone), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
+
+
+def test_parts_in_bfloat16_over_several_micro_batches_learn_what_the_whole_does(shards: Path, tmp_path: Path) -> None:
+    execution = replace(EXECUTION, micro_batch_sequences=1, log_every=1)
+    config = steps(CONFIG, 6, n_future_tokens=3)
+    config = replace(config, training=replace(config.training, precision="bfloat16"))
+    in_parts = replace(execution, workers=2, sharding="full")
+    (alone,) = train_together([Tiny(config, execution, shards, tmp_path / "alone")], 1)
+    (together,) = train_together([Tiny(config, in_parts, shards, tmp_path / "full")])
+    for ours, theirs in zip(metrics_of(together), metrics_of(alone), strict=True):
+        assert {k: v for k, v in ours.items() if k.startswith("loss")} == pytest.approx(
+            {k: v for k, v in theirs.items() if k.startswith("loss")}, rel=0.01
+        )
+
+
 def test_another_number_of_workers_or_sharding_goes_on_from_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     config, short = steps(CONFIG, 8), replace(EXECUTION, checkpoint_every=4, log_every=1)
     sharded, parallel = replace(short, workers=2, sharding="full"), replace(short, workers=2)

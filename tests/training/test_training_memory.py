@@ -1,9 +1,13 @@
-"""The closed form of a training's memory against torch's memory tracker; checkpointing activations changes no bit."""
+"""The closed form of a training's memory against steps that run, watched, and the watch against torch's allocator;
+checkpointing activations changes no bit."""
 
+import itertools
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from components.flow.cost import Outlook
 from components.model.config import ModelConfig
@@ -11,7 +15,7 @@ from components.model.transformer import MultiTokenTransformer
 from components.training.config import PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
-from components.training.measured_memory import peak_of_second_step
+from components.training.measured_memory import peak_of, peak_of_second_step
 from components.training.memory import training_memory
 from components.training.stage import less_memory, pretrain
 
@@ -59,7 +63,6 @@ SHAPES = {
 }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore")  # the tracker's own
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_plan_s_memory_is_the_measured_peak_within_a_tenth(shape: str) -> None:
     model, config, execution = SHAPES[shape]
@@ -67,12 +70,31 @@ def test_the_plan_s_memory_is_the_measured_peak_within_a_tenth(shape: str) -> No
     assert planned == pytest.approx(peak_of_second_step(model, config, execution), rel=0.1)
 
 
+@pytest.mark.filterwarnings("ignore")  # the profiler's own
+@pytest.mark.parametrize("shape", ["wide", "replicated"])
+def test_the_watched_peak_is_the_allocator_s(shape: str) -> None:
+    """Live bytes before the step, and from there the running sum of what torch's allocator gives and takes back."""
+    model, config, execution = SHAPES[shape]
+    state, batch = state_and_batch(model, config, execution)
+    step = partial(train_step, state, batch, config, execution.micro_batch_sequences)
+    step()
+    there = [*batch, *state.model.parameters(), *state.placement.own_tensors()]
+    there += [tensor for p in state.model.parameters() for tensor in state.optimizer.kept(p).values()]
+    before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in there}.values())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    assert profiled.profiler is not None
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    assert peak_of(state, step) == pytest.approx(before + max(live), rel=0.001)
+
+
 def test_full_sharding_parts_what_is_kept_and_nothing_of_what_passes() -> None:
-    model, config, _ = SHAPES["wide"]
-    whole = training_memory(model, config, TrainingExecution(workers=4, micro_batch_sequences=1))
-    parts = training_memory(model, config, TrainingExecution(workers=4, micro_batch_sequences=1, sharding="full"))
+    model, config, _ = SHAPES["long, float32"]
+    whole = training_memory(model, config, TrainingExecution(workers=2, micro_batch_sequences=1))
+    parts = training_memory(model, config, TrainingExecution(workers=2, micro_batch_sequences=1, sharding="full"))
     for kept in ("parameters", "gradients", "optimizer"):
-        assert parts[kept] == whole[kept] // 4
+        assert parts[kept] == whole[kept] // 2
     assert parts["activations"] == whole["activations"]
 
 
