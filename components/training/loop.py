@@ -122,7 +122,7 @@ def _micro_batches(batch: Batch, config: TrainingConfig, sequences: int) -> list
     starts = range(0, len(tokens_GT), sequences)
     parts = [(tokens_GT[s : s + sequences], targets_KGT[:, s : s + sequences]) for s in starts]
     workers = rank_and_workers()[1]
-    if workers > 1 and len(parts) < -(-(-(-config.sequences_per_step // workers)) // sequences):
+    if workers > 1 and len(parts) < math.ceil(math.ceil(config.sequences_per_step / workers) / sequences):
         parts.append((tokens_GT[:1], torch.full_like(targets_KGT[:, :1], IGNORE)))
     return parts
 
