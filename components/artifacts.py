@@ -118,7 +118,8 @@ class Checkpoint:
     """A trained model, usable by itself.
 
     Layout: `model.safetensors`, `model.json` (the ModelConfig), `tokenizer/` (a copy), `metrics.jsonl` (one JSON
-    object per logged step). Load with `components.model.load_model(path)`.
+    object per logged step), `trace.json.gz` (`training/trace.py`) where one was asked for. Load with
+    `components.model.load_model(path)`.
     """
 
     path: Path

@@ -4,6 +4,7 @@
     python pipelines/bench.py subject=decode size=110M dtype=bfloat16
     python pipelines/bench.py subject=memory      a plan's memory beside the measured peak
     python pipelines/bench.py subject=tokenize    tokenizing to shards beside one sentencepiece process
+    python pipelines/bench.py subject=train       a training step of n = 1, 2, 4, beside a naive loss and transformers
     python pipelines/bench.py subject=flow        planning and running stages that do nothing
 
 subject=decode: with checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or the UTF-8
@@ -63,7 +64,8 @@ def parse(arguments: Sequence[str], kind: type) -> Any:
         else:
             values[key] = _value(value)
             if typing.get_origin(typing.get_type_hints(kind)[key]) is tuple and not isinstance(values[key], list):
-                values[key] = [values[key]]  # a list of one needs no comma
+                one = values[key]  # a list of one needs no comma, one of words no quotes
+                values[key] = one.split(",") if isinstance(one, str) else [one]
     try:
         built: Any = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -190,6 +192,53 @@ def memory(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainSubject:
+    """What subject=train takes."""
+
+    sizes: tuple[str, ...] = ()
+    """Of components/training/benchmark.py; none: 5m, 30m and 100m on a CPU, 0.3b and 1.3b on a GPU."""
+    threads: int | None = None
+    """CPU threads of a step; None: all cores."""
+
+
+TRAIN_FIGURES = (
+    "step_ratio_n4_n1",
+    "step_ratio_n2_n1",
+    "flop_ratio_n4_n1",
+    "peak_ratio_n4_n1",
+    "peak_ratio_naive",
+    "time_ratio_naive",
+    "speed_vs_transformers",
+    "matmul_share",
+)
+
+
+def train(arguments: Sequence[str]) -> dict[str, Any]:
+    """Training steps side by side; what was measured of every size under the figures' names."""
+    import torch
+
+    from components.decoding.machine import describe
+    from components.training.benchmark import SIZES, measure
+
+    subject: TrainSubject = parse(arguments, TrainSubject)
+    on_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
+    sizes = subject.sizes or (("0.3b", "1.3b") if on_gpu else ("5m", "30m", "100m"))
+    if unknown := sorted(set(sizes) - set(SIZES)):
+        raise ValueError(f"sizes has {', '.join(unknown)}; there are {', '.join(SIZES)}")
+    torch.set_num_threads(subject.threads or os.cpu_count() or 1)
+    rows = [measure(size, device, lambda said: print(said, file=sys.stderr, flush=True)) for size in sizes]
+    return {
+        "subject": "train",
+        **{figure: {row["size"]: row[figure] for row in rows} for figure in TRAIN_FIGURES},
+        "machine": {**describe(), "threads": torch.get_num_threads()},
+        "quiet": all(row["quiet"] is not False for row in rows),
+        "text": "",
+        "rows": rows,
+    }
+
+
+@dataclasses.dataclass(frozen=True)
 class TokenizeSubject:
     """What subject=tokenize takes."""
 
@@ -273,6 +322,20 @@ MEMORY_COLUMNS: Columns = {
     "resident": lambda row: size(row["resident_bytes"]),
     "of it before": lambda row: size(row["resident_before_bytes"]),
 }
+TRAIN_COLUMNS: Columns = {
+    "size": lambda row: row["size"],
+    "tokens/s n=1": lambda row: f"{row['tokens_per_second']['n=1']:,.0f}",
+    "n=4": lambda row: f"{row['tokens_per_second']['n=4']:,.0f}",
+    "transformers": lambda row: f"{row['tokens_per_second']['transformers']:,.0f}",
+    "speed over transformers": lambda row: f"{row['speed_vs_transformers']:.2f}",
+    "of matmul": lambda row: f"{100 * row['matmul_share']:.0f} %",
+    "step n=4 / n=1": lambda row: f"{row['step_ratio_n4_n1']:.3f}",
+    "FLOPs n=4 / n=1": lambda row: f"{row['flop_ratio_n4_n1']:.3f}",
+    "peak n=4 / n=1": lambda row: f"{row['peak_ratio_n4_n1']:.2f}",
+    "peak / naive": lambda row: f"{row['peak_ratio_naive']:.2f}",
+    "time / naive": lambda row: f"{row['time_ratio_naive']:.2f}",
+    "setting": lambda row: f"{row['setting']} (transformers: {row['transformers_setting']})",
+}
 TOKENIZE_COLUMNS: Columns = {
     "text": lambda row: size(row["text_bytes"]),
     "one process": lambda row: f"{median(row['one_process_seconds']):.2f} s",
@@ -300,6 +363,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Columns) -> str:
 SUBJECTS: Mapping[str, tuple[type, Callable[[Sequence[str]], dict[str, Any]], Columns]] = {
     "decode": (DecodeSubject, decode, DECODE_COLUMNS),
     "memory": (MemorySubject, memory, MEMORY_COLUMNS),
+    "train": (TrainSubject, train, TRAIN_COLUMNS),
     "tokenize": (TokenizeSubject, tokenize, TOKENIZE_COLUMNS),
     "flow": (FlowSubject, flow, FLOW_COLUMNS),
 }

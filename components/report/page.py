@@ -45,6 +45,7 @@ def page(facts: Facts) -> str:
         decoding_sections.decoding(facts),
         decoding_sections.samples(facts),
         training_sections.loss_curves(facts),
+        training_sections.heldout_curves(facts),
         training_sections.heads(facts),
         completion_sections.finetuning(facts, paper.SUMMARIZATION if facts.given_pairs else paper.FINETUNING),
         completion_sections.completions(facts),

@@ -174,10 +174,55 @@ def _layers(model: Model) -> str:
 
 def loss_curves(facts: Facts) -> Markup | None:
     """Training loss of every head, a chart per model on one scale."""
-    curves = {model.key: [_curve(model, i) for i in range(1, model.n + 1)] for model in facts.pretrained}
+    figures = _head_curves(facts, "loss", "training-loss")
+    if not figures:
+        return None
+    return section(
+        "training",
+        "Training loss of every head",
+        tag("div", *figures, class_="figures"),
+        paragraph(
+            "Head i predicts the token i ahead; head 1 is the next-token head. Labels give the last logged value. "
+            "The scale starts after the first twentieth of training.",
+            class_="caption",
+        ),
+    )
+
+
+def heldout_curves(facts: Facts) -> Markup | None:
+    """What looks at held-out text while training found: loss of every head, a chart per model, and tokens per forward
+    of all models in one (the paper's Figure S12)."""
+    figures = _head_curves(facts, "heldout/loss", "held-out-loss-while-training")
+    if not figures:
+        return None
+    several = [
+        Series(f"{model.name}  {points[-1][1]:.2f}", points, colour(facts.place(model)), dots=True)
+        for model in facts.pretrained
+        if model.n > 1 and (points := _curve(model, "heldout/tokens_per_forward"))
+    ]
+    if several:
+        chart = line_chart("tokens-per-forward-while-training", several, Axes("step", "tokens per forward"))
+        figures.append(tag("figure", tag("figcaption", "Tokens per forward, all heads"), chart))
+    return section(
+        "held-out-while-training",
+        "Held-out text while training",
+        tag("div", *figures, class_="figures"),
+        paragraph(
+            "The same windows of the validation split each time. Tokens per forward: led along that text, what "
+            "self-speculative decoding with all heads would accept, the token of head 1 counted in.",
+            class_="caption",
+        ),
+    )
+
+
+def _head_curves(facts: Facts, measure: str, name: str) -> list[Markup]:
+    """A measure of every head over training steps, a chart per model on one scale."""
+    curves = {
+        model.key: [_curve(model, f"{measure}/head_{i}") for i in range(1, model.n + 1)] for model in facts.pretrained
+    }
     everything = [points for heads in curves.values() for points in heads if points]
     if not everything:
-        return None
+        return []
     low = min(y for points in everything for _, y in points)
     # The first twentieth of training falls from log V so steeply that it would flatten all the rest.
     high = max(points[len(points) // 20][1] for points in everything)
@@ -195,23 +240,13 @@ def loss_curves(facts: Facts) -> Markup | None:
         if base is not None and model is not base and (line := curves[base.key][0]):
             series.append(Series(f"{base.heads}  {line[-1][1]:.2f}", line, colour(0), dashed=True))
         if series:
-            name = f"training-loss-{model.key.replace('/', '-')}"
-            chart = line_chart(name, series, Axes("step", "loss, nats per token", None, y_range, 3))
+            chart_name = f"{name}-{model.key.replace('/', '-')}"
+            chart = line_chart(chart_name, series, Axes("step", "loss, nats per token", None, y_range, 3))
             figures.append(tag("figure", tag("figcaption", model.name), chart))
-    return section(
-        "training",
-        "Training loss of every head",
-        tag("div", *figures, class_="figures"),
-        paragraph(
-            "Head i predicts the token i ahead; head 1 is the next-token head. Labels give the last logged value. "
-            "The scale starts after the first twentieth of training.",
-            class_="caption",
-        ),
-    )
+    return figures
 
 
-def _curve(model: Model, head: int) -> list[tuple[float, float]]:
-    key = f"loss/head_{head}"
+def _curve(model: Model, key: str) -> list[tuple[float, float]]:
     return [(row["step"], row[key]) for row in model.history if known(row.get(key)) is not None]
 
 

@@ -6,6 +6,7 @@ the sha256 of every other file. It can be gone on from with another number of wo
 reads what it needs of whatever file has it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import os
 import shutil
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from components.model.config import ModelConfig
@@ -39,7 +41,8 @@ class CheckpointWriter:
     """Writes checkpoints under `directory`, of which the newest `keep` stay.
 
     Asynchronous, a thread writes a copy in main memory while training goes on; the one before is waited for first.
-    Workers agree over a process group of their own, so that this crosses nothing that training sends.
+    Workers agree over a process group of their own, so that this crosses nothing that training sends; where one cannot
+    write, all raise at the same step.
     """
 
     def __init__(self, directory: Path, keep: int, asynchronous: bool) -> None:
@@ -94,49 +97,73 @@ class CheckpointWriter:
         first = rank_and_workers()[0] == 0
         final = checkpoint_path(self.directory, step)
         partial = self.directory / f"{UNFINISHED}{final.name}"
-        if first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
         try:
-            if first:
-                (partial / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-            writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that one process saves for itself, which is meant
+            self._together(lambda: _begin(partial, config) if first else "")
+            with _errors_as_they_were():
+                writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
                 state_dict_saver.save(
                     tensors, storage_writer=writer, process_group=self.group, no_dist=self.group is None
                 )
-            self._describe(partial, state)
+            # the first one's list: another may see one file more, or not yet
+            names = json.loads(self._together(lambda: json.dumps(sorted(path.name for path in partial.iterdir())))[0])
+            digests: dict[str, str] = {}
+            for part in self._together(lambda: json.dumps({n: _sha256(partial / n) for n in own_share_of(names)})):
+                digests |= json.loads(part)
+            self._together(lambda: self._commit(partial, final, {**state, "sha256": digests}) if first else "")
         except Exception:
             if first:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         if first:
-            self._commit(partial, final, step)
+            self.committed = step
 
-    def _describe(self, partial: Path, state: dict[str, Any]) -> None:
-        """Each worker takes its share of the files' digests; the first writes them down."""
-        digests: dict[str, str] = {}
-        there = json.dumps(sorted(path.name for path in partial.iterdir()))
-        names = json.loads(from_all_workers(there, self.group)[0])  # another may see one more, or not yet
-        own = {name: _sha256(partial / name) for name in own_share_of(names)}
-        for part in from_all_workers(json.dumps(own), self.group):
-            digests |= json.loads(part)
-        if rank_and_workers()[0] != 0:
-            return
-        (partial / STATE).write_text(json.dumps({**state, "sha256": digests}, indent=2) + "\n")
+    def _together(self, act: Callable[[], str]) -> list[str]:
+        """What each worker's `act` returns, by rank. Where one fails all raise, so that nobody waits for it."""
+        said, fault = "", None
+        try:
+            said = act()
+        except Exception as error:
+            fault = error
+        failed = f"{type(fault).__name__}: {fault}" if fault else ""
+        answers = [json.loads(text) for text in from_all_workers(json.dumps([said, failed]), self.group)]
+        if fault is not None:
+            raise fault
+        for rank, (_, failed) in enumerate(answers):
+            if failed:
+                raise RuntimeError(f"worker {rank} could not write its part of a checkpoint: {failed}")
+        return [said for said, _ in answers]
+
+    def _commit(self, partial: Path, final: Path, state: dict[str, Any]) -> str:
+        """Describe a checkpoint whose files are all there, give it its name and drop older ones."""
+        (partial / STATE).write_text(json.dumps(state, indent=2) + "\n")
         for path in (*partial.iterdir(), partial):
             _fsync(path)
-
-    def _commit(self, partial: Path, final: Path, step: int) -> None:
-        """Give a checkpoint that is whole its name, and drop older ones."""
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
         _fsync(self.directory)
-        self.committed = step
         for old in [*list_checkpoints(self.directory)[: -self.keep], *self.directory.glob(f"{UNFINISHED}*")]:
             shutil.rmtree(old)
+        return ""
+
+
+def _begin(partial: Path, config: ModelConfig) -> str:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / CONFIG).write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    return ""
+
+
+@contextlib.contextmanager
+def _errors_as_they_were() -> Iterator[None]:
+    """torch.distributed.checkpoint tells all workers of an error in a BaseException, past whoever looks for a full
+    disk; and it warns that one process saves for itself, which is meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except CheckpointException as error:
+            raise next(iter(error.failures.values()))[0] from None
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
@@ -208,8 +235,7 @@ def load_trained_model(checkpoint: Path) -> MultiTokenTransformer:
 
 
 def _load(checkpoint: Path, tensors: dict[str, Tensor]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as above
+    with _errors_as_they_were():
         reader = HuggingFaceStorageReader(str(checkpoint))
         state_dict_loader.load(tensors, storage_reader=reader, no_dist=rank_and_workers()[1] == 1)
 

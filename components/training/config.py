@@ -43,6 +43,9 @@ class TrainingConfig:
     """Positions per sequence, in tokens."""
     learning_rate: float = 2e-3
     """Peak learning rate, reached after the warm-up."""
+    embedding_rate_ratio: float = 1.0
+    """Learning rate of embedding and unembedding over that of all else; the paper has one rate. Small models on few
+    tokens learn much faster with a larger one."""
     warmup_steps: int = 50
     """Steps over which the learning rate grows linearly from 0 to its peak."""
     decay_ratio: float = 0.03
@@ -81,6 +84,8 @@ class TrainingConfig:
                 f"({self.context_length}); a step takes whole sequences: use {' or '.join(map(str, near))}"
             )
         faults.check("learning_rate", 0 < self.learning_rate < float("inf"), "it must be above 0")
+        ratio = self.embedding_rate_ratio
+        faults.check("embedding_rate_ratio", 0 < ratio < float("inf"), "it must be above 0")
         faults.check("warmup_steps", self.warmup_steps >= 0, "it must be at least 0")
         faults.check("decay_ratio", 0 <= self.decay_ratio <= 1, "it must lie in [0, 1]")
         for name in ("beta1", "beta2"):
@@ -168,6 +173,12 @@ class TrainingExecution:
 
     workers: int = 1
     """Data-parallel processes. One without a GPU trains in the stage's own process, more go through Ray Train."""
+    min_workers: int | None = None
+    """Fewest workers that training may go on with when nodes are lost; it grows again, from a checkpoint, when they
+    come back. None, or as many as `workers` or more: it waits until there is room for all."""
+    max_failures: int = 3
+    """Losses of workers in a row, without a newer checkpoint in between, that training goes on after by itself; -1: any
+    number."""
     cpus_per_worker: int | None = None
     """CPU cores, and so threads, per worker; None: an equal share of the cores granted to the stage."""
     gpus_per_worker: int = 0
@@ -201,6 +212,9 @@ class TrainingExecution:
     """Steps between two looks at held-out text: loss of every head and the accepted run; 0: none."""
     evaluate_tokens: int = 16384
     """Tokens of held-out text looked at each time."""
+    profile_steps: int = 0
+    """Steps, from the third of an attempt on, of which the first worker writes a trace, `trace.json.gz` beside the
+    model (opens in Perfetto and chrome://tracing); 0: none."""
 
     def __post_init__(self) -> None:
         faults = _Faults(self)
@@ -213,10 +227,19 @@ class TrainingExecution:
             "evaluate_tokens",
         ):
             faults.check(name, getattr(self, name) >= 1, "it must be at least 1")
+        least = self.min_workers
+        faults.check("min_workers", least is None or least >= 1, "it must be at least 1, or None")
+        faults.check("max_failures", self.max_failures >= -1, "it must be at least 0, or -1 for any number")
         cpus = self.cpus_per_worker
         faults.check("cpus_per_worker", cpus is None or cpus >= 1, "it must be at least 1, or None")
-        faults.check("evaluate_every", self.evaluate_every >= 0, "it must be at least 0")
+        for name in ("evaluate_every", "profile_steps"):
+            faults.check(name, getattr(self, name) >= 0, "it must be at least 0")
         faults.check("sharding", self.sharding in get_args(Sharding), "use 'none' or 'full'")
         faults.check("gradient_sync", self.gradient_sync in get_args(GradientSync), "use 'step' or 'micro_batch'")
         faults.check("gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")
         faults.end()
+
+    @property
+    def fewest_workers(self) -> int:
+        """With how many a training may have to do."""
+        return min(self.workers, self.min_workers or self.workers)

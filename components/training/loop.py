@@ -34,6 +34,7 @@ from components.training.optimizer import Optimizer
 from components.training.parallel import rank_and_workers, sum_over_workers
 from components.training.placement import Placement, Whole, dtype_of
 from components.training.schedule import active_heads, learning_rate
+from components.training.trace import TRACE, part, traced
 
 Batch = tuple[Tensor, Tensor]
 """tokens_GT and targets_KGT of this worker's share of one step."""
@@ -108,8 +109,9 @@ def gradient_of_batch(
             sums = multi_token_backward(state.model, tokens_BT, targets_KBT, scale_K, placement=placement)
         totals += torch.stack(tuple(sums))
     busy_seconds = time.perf_counter() - started
-    placement.finish()
-    totals = F.pad(sum_over_workers(totals), (0, len(batch[1]) - K))
+    with part("sum over workers"):
+        placement.finish()
+        totals = F.pad(sum_over_workers(totals), (0, len(batch[1]) - K))
     return StepResult(HeadSums(*totals), placement.clip(config.clip_norm), busy_seconds)
 
 
@@ -131,7 +133,8 @@ def train_step(state: TrainState, batch: Batch, config: TrainingConfig, micro_ba
     if not (math.isfinite(norm := result.gradient_norm.item()) and result.sums.loss_K.isfinite().all()):
         losses = ", ".join(f"{loss:.4g}" for loss in (result.sums.loss_K / result.sums.count_K.clamp(min=1)).tolist())
         raise NonFiniteLoss(f"loss per head {losses}; gradient norm {norm:.4g}")
-    state.optimizer.step(learning_rate(config, state.step))
+    with part("optimizer"):
+        state.optimizer.step(learning_rate(config, state.step))
     state.step += 1
     return result
 
@@ -147,54 +150,60 @@ def train(
 ) -> None:
     """Train to `config.steps`, going on from the newest intact checkpoint under `checkpoints` if there is one.
 
-    `reporter` is the first worker's; others pass None. `heldout` is looked at every `execution.evaluate_every` steps. A
-    non-finite loss stops with NonFiniteLoss, naming step and data, and keeps the checkpoints.
+    `reporter` is the first worker's; others pass None. `heldout` is looked at every `execution.evaluate_every` steps.
+    The first worker's trace of `execution.profile_steps` goes beside `checkpoints`. A non-finite loss stops with
+    NonFiniteLoss, naming step and data, and keeps the checkpoints.
     """
     writer = CheckpointWriter(checkpoints, execution.keep_checkpoints, execution.asynchronous_checkpoints)
     resume(state, config, checkpoints, reporter)
     device = state.device
     roof = measured_roof(device, config, reporter) if reporter else 0.0
     recent, own, said, committed = Interval(), OwnTimes(), 0.0, state.step
-    while state.step < config.steps:
-        started = time.perf_counter()
-        batch = data.batch(state.step)
-        own.add(data=time.perf_counter() - started)
-        try:
-            result = train_step(state, batch, config, execution.micro_batch_sequences)
-        except NonFiniteLoss as error:
-            writer.wait()
-            saved = list_checkpoints(checkpoints)
-            raise NonFiniteLoss(
-                f"step {state.step + 1} of {config.steps} is not finite: {error}. Its data: {data.where(state.step)}. "
-                f"Last good checkpoint: {saved[-1] if saved else 'none'}. Lower learning_rate, or look at that data"
-            ) from None
-        seconds = time.perf_counter() - started
-        state.seconds += seconds
-        own.add(busy=result.busy_seconds)
-        done = state.step == config.steps
-        state.interval.add(result.sums, seconds)
-        recent.add(result.sums, seconds)
-        values: dict[str, float] = {}
-        if due(execution.log_every, state.step, done) or state.step == 1:
-            values = own.of_all_workers(device)
-            if reporter:
-                values |= step_metrics(state.interval, result, state.model.config, config, state.step, roof, device)
-            state.interval, own = Interval(), OwnTimes()
-        if heldout is not None and due(execution.evaluate_every, state.step, done):
-            values |= look(state.model, state.placement, heldout, config)
-        if reporter and values:
-            reporter.metrics(state.step, values)
-        if due(execution.checkpoint_every, state.step, done):
-            counters = {"seconds": state.seconds, "interval": asdict(state.interval)}
-            writer.save(state.step, state.model, state.optimizer, counters)
-            if done:
+    trace = traced(execution.profile_steps if reporter else 0, checkpoints.with_name(TRACE), device)
+    with trace as stepped:
+        while state.step < config.steps:
+            started = time.perf_counter()
+            with part("data"):
+                batch = data.batch(state.step)
+            own.add(data=time.perf_counter() - started)
+            try:
+                result = train_step(state, batch, config, execution.micro_batch_sequences)
+            except NonFiniteLoss as error:
                 writer.wait()
-        if reporter and writer.committed > committed:
-            committed = writer.committed
-            reporter.committed(committed, config.steps)
-        if reporter and (done or time.monotonic() - said > 1):
-            reporter.progress(state.step, config.steps, progress_text(recent, config))
-            recent, said = Interval(), time.monotonic()
+                saved = list_checkpoints(checkpoints)
+                raise NonFiniteLoss(
+                    f"step {state.step + 1} of {config.steps} is not finite: {error}. Its data: "
+                    f"{data.where(state.step)}. Last good checkpoint: {saved[-1] if saved else 'none'}. "
+                    "Lower learning_rate, or look at that data"
+                ) from None
+            seconds = time.perf_counter() - started
+            state.seconds += seconds
+            own.add(busy=result.busy_seconds)
+            done = state.step == config.steps
+            state.interval.add(result.sums, seconds)
+            recent.add(result.sums, seconds)
+            values: dict[str, float] = {}
+            if due(execution.log_every, state.step, done) or state.step == 1:
+                values = own.of_all_workers(device)
+                if reporter:
+                    values |= step_metrics(state.interval, result, state.model.config, config, state.step, roof, device)
+                state.interval, own = Interval(), OwnTimes()
+            if heldout is not None and due(execution.evaluate_every, state.step, done):
+                values |= look(state.model, state.placement, heldout, config)
+            if reporter and values:
+                reporter.metrics(state.step, values)
+            if due(execution.checkpoint_every, state.step, done):
+                counters = {"seconds": state.seconds, "interval": asdict(state.interval)}
+                writer.save(state.step, state.model, state.optimizer, counters)
+                if done:
+                    writer.wait()
+            if reporter and writer.committed > committed:
+                committed = writer.committed
+                reporter.committed(committed, config.steps)
+            if reporter and (done or time.monotonic() - said > 1):
+                reporter.progress(state.step, config.steps, progress_text(recent, config))
+                recent, said = Interval(), time.monotonic()
+            stepped()
 
 
 def due(every: int, step: int, done: bool) -> bool:

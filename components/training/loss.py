@@ -13,6 +13,8 @@ Shape suffixes: B batch, T positions, N = B x T, C positions of one chunk, D mod
 K prediction heads that count.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,13 +23,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
+from components.training.trace import part
 
 if TYPE_CHECKING:
     from components.training.placement import Placement
 
 IGNORE = -100
 """Target of a position that does not count."""
-CHUNK_TOKENS = {"cpu": 512, "cuda": 4096}
+CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Positions with logits at a time: on a CPU what stays in its cache."""
 
 
@@ -51,9 +54,11 @@ class Tables:
     unembeddings: list[Tensor]
     """One (V, D) matrix for all heads, or one per head, in the precision of the products."""
     unembedding_gradients: list[Tensor]
+    cross_entropy_gradient: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """The function of that name, or what a compiler made of it."""
 
     @staticmethod
-    def of(model: MultiTokenTransformer, dtype: torch.dtype) -> "Tables":
+    def of(model: MultiTokenTransformer, dtype: torch.dtype, compiled: bool = False) -> "Tables":
         """A whole model's own parameters, the unembeddings in `dtype`, with their `.grad`."""
         weights = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
         return Tables(
@@ -61,6 +66,7 @@ class Tables:
             gradient_of(model.embedding.weight),
             [weight.detach().to(dtype) for weight in weights],
             [gradient_of(weight) for weight in weights],
+            compiled_cross_entropy_gradient() if compiled else cross_entropy_gradient,
         )
 
 
@@ -98,7 +104,8 @@ def multi_token_backward(
     rotary = model.rotary(tokens_BT.shape[1], tokens_BT.device)
     x_BTD = F.embedding(tokens_BT, tables.embedding_VD)
     x_BTD = x_BTD.to(torch.promote_types(x_BTD.dtype, torch.float32)).requires_grad_()
-    z_BTD = model.forward_trunk(x_BTD, rotary)
+    with part("trunk forward"):
+        z_BTD = model.forward_trunk(x_BTD, rotary)
     outputs: dict[int | None, Tensor] = {None: z_BTD}
     leaves: dict[int | None, Tensor] = {None: z_BTD.detach().requires_grad_()}
     sums: dict[int, Tensor] = {}
@@ -114,9 +121,10 @@ def multi_token_backward(
         if i < K:
             h_BTD = model.norm(leaf_BTD)
             own = i if len(tables.unembeddings) > 1 else 0
-            gradient_BTD, sums[i] = _unembed_backward(
-                h_BTD.detach(), targets_KBT[i], scale_K[i], tables, own, chunk_tokens
-            )
+            with part("unembedding"):
+                gradient_BTD, sums[i] = _unembed_backward(
+                    h_BTD.detach(), targets_KBT[i], scale_K[i], tables, own, chunk_tokens
+                )
             torch.autograd.backward(h_BTD, gradient_BTD)
         torch.autograd.backward(outputs.pop(i), leaf_BTD.grad)
         if placement:
@@ -124,16 +132,20 @@ def multi_token_backward(
 
     if chain := model.config.chain[: model.config.head_layers_run(K)]:
         for i in chain:
-            head_forward(i)
+            with part(f"head {i + 1}"):
+                head_forward(i)
         for i in reversed(chain):
-            head_backward(i)
+            with part(f"head {i + 1}"):
+                head_backward(i)
     else:
         for i in range(K):
-            head_forward(i)
-            head_backward(i)
+            with part(f"head {i + 1}"):
+                head_forward(i)
+                head_backward(i)
     if placement:
         placement.before_trunk()
-    torch.autograd.backward(z_BTD, leaves[None].grad)
+    with part("trunk backward"):
+        torch.autograd.backward(z_BTD, leaves[None].grad)
     add_rows(tables.embedding_gradient_VD, tokens_BT, x_BTD.grad)
     return HeadSums(*torch.stack([sums[i] for i in range(K)], dim=1))
 
@@ -142,33 +154,58 @@ def multi_token_backward(
 def _unembed_backward(
     h_BTD: Tensor, targets_BT: Tensor, scale: Tensor, tables: Tables, table: int, chunk_tokens: int
 ) -> tuple[Tensor, Tensor]:
-    """Gradient with respect to `h_BTD`, and (loss, correct, count); adds to the unembedding's gradient.
-
-    By hand, since the gradient of the cross entropy with respect to the logits, softmax minus one at the target,
-    falls off while the loss is computed and can take the logits' place in memory.
-    """
+    """Gradient with respect to `h_BTD`, and (loss, correct, count); adds to the unembedding's gradient."""
     weight_VD, gradient_VD = tables.unembeddings[table], tables.unembedding_gradients[table]
-    exact = torch.promote_types(weight_VD.dtype, torch.float32)
-    minus_one = torch.tensor(-1.0, dtype=exact, device=h_BTD.device)
     h_ND, targets_N = h_BTD.flatten(0, 1).to(weight_VD.dtype), targets_BT.flatten()
     gradient_ND = torch.empty_like(h_ND)
     sums = torch.zeros(3, dtype=torch.float64, device=h_BTD.device)
-    for start in range(0, len(h_ND), chunk_tokens):
-        chunk = slice(start, start + chunk_tokens)
-        h_CD, targets_C = h_ND[chunk], targets_N[chunk]
-        counts_C = targets_C != IGNORE
-        index_C1 = targets_C.clamp(min=0)[:, None]
-        logits_CV = (h_CD @ weight_VD.T).to(exact)
-        best_C, target_C = logits_CV.amax(-1), logits_CV.gather(1, index_C1)[:, 0]
-        gradient_CV = logits_CV.softmax(-1)
-        log_p_C = target_C - best_C + gradient_CV.amax(-1).log()  # the largest probability never underflows
-        correct_C = counts_C & (target_C == best_C)
-        sums += torch.stack((-log_p_C.double() @ counts_C.double(), correct_C.sum(), counts_C.sum()))
-        gradient_CV.scatter_add_(1, index_C1, minus_one.expand_as(index_C1))
-        gradient_CV = gradient_CV.mul_((counts_C * scale).to(exact)[:, None]).to(weight_VD.dtype)
-        gradient_ND[chunk] = gradient_CV @ weight_VD
-        gradient_VD += gradient_CV.T @ h_CD
+    chunks = -(-len(h_ND) // chunk_tokens)
+    for h_CD, targets_C, out_CD in zip(
+        h_ND.tensor_split(chunks), targets_N.tensor_split(chunks), gradient_ND.tensor_split(chunks), strict=True
+    ):
+        logits_CV = h_CD @ weight_VD.T
+        gradient_CV, sums_of_chunk = tables.cross_entropy_gradient(logits_CV, targets_C, scale)
+        del logits_CV
+        torch.mm(gradient_CV, weight_VD, out=out_CD)
+        add_product(gradient_VD, gradient_CV.T, h_CD)
+        sums += sums_of_chunk
     return gradient_ND.view_as(h_BTD), sums
+
+
+def cross_entropy_gradient(logits_CV: Tensor, targets_C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of `scale` times the summed cross entropy with respect to the logits, in their precision, and the
+    unscaled (loss, correct, count).
+
+    By hand, since the gradient, softmax minus one at the target, falls off while the loss is computed.
+    """
+    exact = torch.promote_types(logits_CV.dtype, torch.float32)
+    counts_C = targets_C != IGNORE
+    scale_C, index_C1 = (counts_C * scale).to(exact), targets_C.clamp(min=0)[:, None]
+    best_C, target_C = logits_CV.amax(-1).to(exact), logits_CV.gather(1, index_C1)[:, 0].to(exact)
+    p_CV = logits_CV.to(exact).softmax(-1)
+    if torch.compiler.is_compiling():  # saves a pass over them there, and costs a slow one elsewhere
+        p_best_C = p_CV.gather(1, logits_CV.max(-1, keepdim=True).indices)[:, 0]
+    else:
+        p_best_C = p_CV.amax(-1)
+    log_p_C = target_C - best_C + p_best_C.log()  # the largest probability never underflows
+    at_target_C1 = torch.expm1(log_p_C).mul(scale_C).to(logits_CV.dtype)[:, None]
+    correct_C = counts_C & (target_C == best_C)
+    sums = torch.stack((-log_p_C.double() @ counts_C.double(), correct_C.sum(), counts_C.sum()))
+    return p_CV.mul_(scale_C[:, None]).to(logits_CV.dtype).scatter_(1, index_C1, at_target_C1), sums
+
+
+@functools.cache
+def compiled_cross_entropy_gradient() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`cross_entropy_gradient` as one or two passes over the logits."""
+    return torch.compile(cross_entropy_gradient, dynamic=False)
+
+
+def add_product(sum_MN: Tensor, a_MC: Tensor, b_CN: Tensor) -> None:
+    """sum += a b, the sum in float32 whatever the factors' precision."""
+    if sum_MN.is_cuda and a_MC.dtype != sum_MN.dtype:
+        torch.addmm(sum_MN, a_MC, b_CN, out_dtype=sum_MN.dtype, out=sum_MN)
+    else:
+        sum_MN += a_MC @ b_CN
 
 
 @torch.no_grad()

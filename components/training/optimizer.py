@@ -3,28 +3,41 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(model: MultiTokenTransformer, config: TrainingConfig) -> list[dict[str, Any]]:
     """Matrices and embeddings decay; norm gains, for which 0 is no natural value, do not.
 
-    The paper says "decoupled weight decay 0.1" (Appendix M) and not of what; this is what Llama-like models do.
+    The paper says "decoupled weight decay 0.1" (Appendix M) and not of what; this is what Llama-like models do. A
+    group's `rate_ratio` is its learning rate over the schedule's.
     """
-    parameters = list(model.parameters())
+    tables = {id(model.head_unembedding(i).weight) for i in range(model.config.n_unembeddings)}
+    tables.add(id(model.embedding.weight))
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
     return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p in matrices if id(p) not in tables],
+            "weight_decay": config.weight_decay,
+            "rate_ratio": 1.0,
+        },
+        {
+            "params": [p for p in matrices if id(p) in tables],
+            "weight_decay": config.weight_decay / config.embedding_rate_ratio,  # times the rate: as strong as elsewhere
+            "rate_ratio": config.embedding_rate_ratio,
+        },
+        {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0, "rate_ratio": 1.0},
     ]
 
 
 class Optimizer:
     """AdamW in its fused form, one pass over memory. A parameter whose gradient is None stays as it is."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
-        groups = parameter_groups(model, config.weight_decay)
+    def __init__(self, model: MultiTokenTransformer, config: TrainingConfig) -> None:
+        groups = parameter_groups(model, config)
         betas = (config.beta1, config.beta2)
         self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)]
 
@@ -32,7 +45,7 @@ class Optimizer:
         """Move every parameter that has a gradient."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["rate_ratio"]
             part.step()
 
     def kept(self, parameter: Tensor) -> dict[str, Tensor]:

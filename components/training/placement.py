@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from components.model.transformer import Layer, MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
-from components.training.loss import Tables
+from components.training.loss import Tables, compiled_cross_entropy_gradient, cross_entropy_gradient
 from components.training.parallel import rank_and_workers, sum_over_workers
 
 BUCKET_BYTES = 32 << 20
@@ -93,10 +93,10 @@ class Whole:
     then the trunk's layers from the last to the first, a bucket at a time.
     """
 
-    def __init__(self, model: MultiTokenTransformer, dtype: torch.dtype) -> None:
+    def __init__(self, model: MultiTokenTransformer, dtype: torch.dtype, compiled: bool = False) -> None:
         self.model, self.dtype = model, dtype
         self.flat = _Flat(model.parameters())
-        self.tables = Tables.of(model, dtype)
+        self.tables = Tables.of(model, dtype, compiled)
         self._pending: list[Any] = []
         self._armed = False
         if rank_and_workers()[1] > 1:
@@ -183,6 +183,8 @@ class Sharded:
         self.model, self.dtype = model, dtype
         self.every_micro_batch = execution.gradient_sync == "micro_batch"
         self.gains = _Flat([p for p in model.parameters() if not isinstance(p, DTensor)])
+        compiled = execution.compile
+        self._cross_entropy_gradient = compiled_cross_entropy_gradient() if compiled else cross_entropy_gradient
         self._embedding = model.embedding.weight
         self._unembeddings = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
         self._parts = [p for p in model.parameters() if isinstance(p, DTensor)]
@@ -200,7 +202,7 @@ class Sharded:
         gradients = (
             [embedding_gradient_VD] if tied else [torch.zeros_like(w, dtype=torch.float32) for w in unembeddings]
         )
-        self.tables = Tables(embedding_VD, embedding_gradient_VD, unembeddings, gradients)
+        self.tables = Tables(embedding_VD, embedding_gradient_VD, unembeddings, gradients, self._cross_entropy_gradient)
         self._idle = {id(p) for p in only_used_by(self.model, active_heads)}
 
     def begin_micro_batch(self, last: bool) -> None:
@@ -297,17 +299,16 @@ def place(
     """
     dtype = dtype_of(config)
     model.recompute_layers = execution.activation_checkpointing
-    layers = [module for module in model.modules() if isinstance(module, Layer)]
     if execution.compile:
-        for layer in layers:
-            layer.forward = torch.compile(layer.forward, dynamic=False)  # type: ignore[method-assign]
+        for layer in [*(module for module in model.modules() if isinstance(module, Layer)), model.norm]:
+            layer.forward = torch.compile(layer.forward, dynamic=False)
     sharded = execution.sharding == "full" and rank_and_workers()[1] > 1
     mesh = _shard(model, dtype, execution, device) if sharded else None
     with memory or nullcontext():
         if mesh is None:
             model.to_empty(device=device)
             model.tie_embeddings()
-            return Whole(model, dtype)
+            return Whole(model, dtype, execution.compile)
         _fill_parts(model, mesh, device)
         return Sharded(model, dtype, execution)
 

@@ -47,7 +47,7 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
         precision=training.precision,
         disk_bytes=weights,
         scratch_bytes=3 * weights * (execution.keep_checkpoints + 1),  # weights and AdamW's two means
-        memory=training_memory(model, training, execution),
+        memory=training_memory(model, training, execution, execution.fewest_workers),
         workers=execution.workers,
         on_gpu=execution.gpus_per_worker > 0,
         note=note,
@@ -57,12 +57,27 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
 
 def _pretrain_cost(at: Outlook) -> Cost:
     cost = _training_cost(at, at.config.model, at.config.training)
+    looking = _looking_flops(at.config, at.execution or TrainingExecution())
+    if looking and cost.flops:
+        share = 100 * looking / cost.flops
+        note = f"{cost.note}, held-out text {share:.1f} % on top" if share >= 0.1 else cost.note
+        cost = dataclasses.replace(cost, flops=cost.flops + looking, note=note)
     there = at.inputs[0].get("tokens", {}).get("train")
     if there and at.config.training.tokens > there:
         return dataclasses.replace(
             cost, note=f"{cost.note}, {scaled(at.config.training.tokens / there)} times the data"
         )
     return cost
+
+
+def _looking_flops(config: PretrainConfig, execution: TrainingExecution) -> float:
+    """Of the forward passes over held-out text; backward takes twice a forward's."""
+    if not execution.evaluate_every:
+        return 0.0
+    context = config.training.context_length
+    looks = -(-config.training.steps // execution.evaluate_every)
+    tokens = max(1, execution.evaluate_tokens // context) * context
+    return looks * tokens * config.model.flops_per_token(context) / 3
 
 
 def _finetune_cost(at: Outlook) -> Cost:
@@ -72,6 +87,7 @@ def _finetune_cost(at: Outlook) -> Cost:
 
 def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingExecution]]":
     """Other ways to carry a training out that need less memory of a worker: fewest changes first."""
+    all_of_them = " cluster.training.min_workers=null" if execution.fewest_workers < execution.workers else ""
     settings: list[list[tuple[str, dict[str, Any]]]] = [
         [
             (f"cluster.training.micro_batch_sequences={size}", {"micro_batch_sequences": size})
@@ -82,7 +98,7 @@ def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingEx
         * (not execution.activation_checkpointing),
         [("cluster.training.sharding=full", {"sharding": "full"})] * (execution.sharding == "none"),
         [
-            (f"cluster.training.workers={workers}", {"workers": workers})
+            (f"cluster.training.workers={workers}{all_of_them}", {"workers": workers, "min_workers": None})
             for workers in (
                 *(execution.workers // less for less in (2, 4, 8, 16, 32, 64) if execution.workers >= less),
                 *(execution.workers * more for more in (2, 4, 8, 16)),
@@ -107,7 +123,7 @@ def less_memory(execution: TrainingExecution) -> "Iterator[tuple[str, TrainingEx
 def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoint:
     """Train a model from scratch on the training split of `shards`.
 
-    ValueError when the model's vocabulary is not the shards' or the split is shorter than one window;
+    ValueError when the model's vocabulary is not the shards' or the training split is shorter than one window;
     NonFiniteLoss, with step and data, when the loss is no number.
     """
     if config.model.vocabulary_size != shards.vocabulary_size:
@@ -115,20 +131,22 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
             f"model.vocabulary_size is {config.model.vocabulary_size}, but the shards were written with "
             f"{shards.vocabulary_size} symbols; set it to that"
         )
-    needed = config.training.context_length + config.model.n_future_tokens
-    if run.execution and run.execution.evaluate_every and shards.tokens.get("validation", 0) <= needed:
-        raise ValueError(
-            f"evaluate_every is {run.execution.evaluate_every}, but the validation split has "
-            f"{shards.tokens.get('validation', 0)} tokens and one window takes {needed}; set evaluate_every to 0 or "
-            "give a larger validation split (corpus.validation_share)"
+    open_heldout: Callable[[], HeldOut] | None
+    open_heldout = partial(_open_heldout, shards.path, config, run.execution or TrainingExecution())
+    needed, there = config.training.context_length + config.model.n_future_tokens, shards.tokens.get("validation", 0)
+    if run.execution and run.execution.evaluate_every and there <= needed:
+        run.warn(
+            f"no held-out text is looked at while training: the validation split has {there} tokens and one window "
+            f"takes {needed}; give a larger corpus or raise corpus.validation_share"
         )
+        open_heldout = None
     _carry_out(
         config.training,
         config.model,
         partial(_initial_weights, config),
         partial(_open_windows, shards.path, config),
         run,
-        partial(_open_heldout, shards.path, config, run.execution or TrainingExecution()),
+        open_heldout,
     )
     return _checkpoint(config.training, shards.path / "tokenizer", run)
 
@@ -265,6 +283,7 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
     """Lay the last checkpoint out as the artifact."""
     from components.model.weights import save_model
     from components.training.checkpoint import checkpoint_path, load_trained_model, read_state
+    from components.training.trace import TRACE
 
     execution = run.execution or TrainingExecution()
     last = checkpoint_path(run.work / "checkpoints", config.steps)
@@ -273,6 +292,8 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
     digest = save_model(model, run.directory)
     shutil.copytree(tokenizer, run.directory / "tokenizer", dirs_exist_ok=True)
     shutil.copyfile(run.metrics_path, run.directory / "metrics.jsonl")
+    if execution.profile_steps and (trace := run.work / TRACE).exists():
+        shutil.copyfile(trace, run.directory / TRACE)
     return Checkpoint(
         path=run.directory,
         digest=digest,

@@ -50,6 +50,7 @@ def build_sample(
     sizes: Sequence[str] = ("",),
     arrangements: Sequence[str] = (),
     pairs_from: str = "functions",
+    looks: bool = False,
 ) -> Sample:
     """A whole run in `folder`: checkpoints, evaluations, benchmarks and their lineage. With sizes a scaling study, each
     four times the size before it and closer to the point where more heads pay; with arrangements a study of these, each
@@ -121,6 +122,10 @@ def build_sample(
                 for head in range(1, n + 1):
                     floor = 2.1 / bigger**0.1 + 0.62 * math.log(head) + worse
                     row[f"loss/head_{head}"] = floor + 5.2 * math.exp(-((step / 70) ** 0.6)) + draw.gauss(0, 0.05)
+                    if looks and step % 100 == 0:
+                        row[f"heldout/loss/head_{head}"] = 9 + head - step / 1000
+                if looks and step % 100 == 0:
+                    row["heldout/tokens_per_forward"] = 1 + (n - 1) * step / 10000
                 file.write(json.dumps(row) + "\n")
         parameters = bigger * 2_104_448 + (n - 1) * 33_024 * (replicated or kind.endswith("_extra_layers"))
         flops = bigger * (1 + 0.21 * (n - 1)) * 3.71e13

@@ -25,6 +25,9 @@ VARIANTS = {
     "no benchmark": {"benchmarks": False},
     "one logged step": {"steps": 10},
     "a mixture": {"mixture": True},
+    "looks at held-out text while training": {"looks": True},
+    "looks in a scaling study": {"looks": True, "sizes": ("1m", "3m"), "future_tokens": (1, 2)},
+    "one look": {"looks": True, "steps": 100},
     "scaling study": {"sizes": ("1m", "3m", "9m"), "future_tokens": (1, 2, 4), "finetunes": ((4, 1),)},
     "scaling study on bytes": {
         "sizes": ("1m", "3m"), "future_tokens": (1, 8), "arrangement": "replicated", "finetunes": (),
@@ -136,6 +139,22 @@ def test_numbers_on_the_page_are_those_of_the_artifacts(
     for record in made.run.lineage:
         assert record.title in text
         assert duration(record.seconds) in text
+
+
+def test_what_was_seen_while_training_is_drawn_where_it_was_looked_for(sample: Callable[..., Sample]) -> None:
+    """12 looks over 1,200 steps, whose numbers say head and step."""
+    html = _page(sample(looks=True))
+    (part,) = re.findall(r'<section id="held-out-while-training">.*?</section>', html, re.DOTALL)
+    assert part.count("<figure>") == 3
+    for head in (1, 2, 3, 4):
+        assert f">head {head}  {9 + head - 1.2:.2f}<" in part
+        assert f"head {head}  {9 + head - 1.2:.2f}, step 700: {9 + head - 0.7:.3f}" in part
+    assert re.search(r">n\s=\s4  1\.36<", part)
+    assert not re.search(r">n\s=\s1  1\.00<", part), "one head has nothing to be accepted"
+
+
+def test_without_looks_there_is_no_such_part(sample: Callable[..., Sample]) -> None:
+    assert "while training" not in _page(sample())
 
 
 def test_text_from_data_is_escaped_everywhere(sample: Callable[..., Sample]) -> None:

@@ -1,6 +1,7 @@
 """AdamW, its groups, clipping and the learning rate."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def model_of(n: int, **changes) -> MultiTokenTransformer:
 @pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 2}, {"arrangement": "replicated"}])
 def test_every_parameter_is_in_one_group_and_moves_at_step_1(changes: dict) -> None:
     model = model_of(3, **changes)
-    grouped = [id(p) for group in parameter_groups(model, 0.1) for p in group["params"]]
+    grouped = [id(p) for group in parameter_groups(model, CONFIG) for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in model.parameters())
     state = TrainState.fresh(model, CONFIG)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -39,7 +40,7 @@ def test_every_parameter_is_in_one_group_and_moves_at_step_1(changes: dict) -> N
 
 
 def test_tied_weights_are_updated_once() -> None:
-    grouped = [p for group in parameter_groups(model_of(1, tied_embeddings=True), 0.1) for p in group["params"]]
+    grouped = [p for group in parameter_groups(model_of(1, tied_embeddings=True), CONFIG) for p in group["params"]]
     assert len(grouped) == len({id(p) for p in grouped})
 
 
@@ -62,6 +63,23 @@ def test_updates_are_those_of_decoupled_adam() -> None:
             move = move / ((square[parameter] / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8)
             expected[parameter] = expected[parameter] * (1 - rate * decay) - rate * move
             torch.testing.assert_close(parameter.detach().double(), expected[parameter], rtol=1e-4, atol=1e-6)
+
+
+def test_embedding_and_unembedding_have_their_own_rate_and_the_same_decay() -> None:
+    """The first step of Adam moves every number by the learning rate, whatever its gradient (Kingma & Ba 2015, 2.1)."""
+    config = replace(CONFIG, embedding_rate_ratio=4.0, weight_decay=0.0, warmup_steps=0)
+    for ratio, decay in ((1.0, 0.0), (4.0, 0.0), (4.0, 0.5)):
+        model = model_of(1)
+        state = TrainState.fresh(model, replace(config, embedding_rate_ratio=ratio, weight_decay=decay))
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        window = torch.randint(0, 40, (4, 17), generator=torch.Generator().manual_seed(0))
+        train_step(state, window_targets(window, 1), config, micro_batch_sequences=4)
+        for name, parameter in model.named_parameters():
+            rate = 1e-2 * (ratio if name in ("embedding.weight", "unembedding.0.weight") else 1.0)
+            decayed = before[name] * (1 - 1e-2 * decay * (parameter.dim() > 1))
+            sign = parameter.grad.sign() * (parameter.grad.abs() > 1e-5)  # where eps is nothing beside it
+            moved = (parameter.detach() - decayed) * sign.abs()
+            torch.testing.assert_close(moved, -rate * sign, rtol=2e-3, atol=2e-6, msg=name)
 
 
 def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_kept() -> None:

@@ -1,16 +1,12 @@
 """A training that is killed goes on as if nothing had happened."""
 
 import json
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny_training
 import torch
-from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
+from tiny_training import CONFIG, EXECUTION, Stopped, killed_at, metrics_of, stop_at, write_shards
 
 from components.artifacts import Checkpoint, Shards
 from components.flow.stage_run import StageRun
@@ -31,10 +27,6 @@ def undisturbed(shards: Shards, tmp_path_factory: pytest.TempPathFactory) -> tup
     return pretrain(CONFIG, shards, run), run
 
 
-class Stopped(Exception):
-    pass
-
-
 def pretrain_until(step: int, shards: Shards, run: StageRun) -> None:
     """Train until the data of a step is asked for; that raises, as an unreadable disk would."""
     with pytest.MonkeyPatch.context() as patch:
@@ -43,23 +35,11 @@ def pretrain_until(step: int, shards: Shards, run: StageRun) -> None:
             pretrain(CONFIG, shards, run)
 
 
-def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
-    batch = WindowBatches.batch
-
-    def failing(self: WindowBatches, asked: int):
-        if asked == step:
-            raise Stopped
-        return batch(self, asked)
-
-    patch.setattr(WindowBatches, "batch", failing)
-
-
 def test_killed_after_a_checkpoint_it_goes_on_bit_for_bit(
     undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path
 ) -> None:
     shards = write_shards(tmp_path / "shards")
-    child = subprocess.run([sys.executable, tiny_training.__file__, str(tmp_path), "14"], check=False)
-    assert child.returncode == -signal.SIGKILL
+    killed_at("data", 14, tmp_path)
     run = StageRun.local(tmp_path / "run", EXECUTION)
     assert json.loads((run.work / "committed.json").read_text()) == {"done": 10, "total": 20}
     assert [line["step"] for line in metrics_of(run)] == [1, 4, 8, 12], "it had come further than its checkpoint"
@@ -122,22 +102,17 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000015", "step-000020"]
 
 
-def test_a_half_written_checkpoint_is_none(
-    shards: Shards, undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_killed_while_it_writes_a_checkpoint_it_goes_on_from_the_one_before(
+    undisturbed: tuple[Checkpoint, StageRun], tmp_path: Path, asynchronous: bool
 ) -> None:
-    """Killed while writing: the files are there, the rename is not."""
-    run = StageRun.local(tmp_path, EXECUTION)
-    pretrain_until(12, shards, run)
-
-    def fail(self: Path, target: Path) -> None:
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", fail)
-        with pytest.raises(Stopped):
-            pretrain(CONFIG, shards, run)
+    """The files are there, the name is not; asynchronous, steps have been made meanwhile."""
+    shards = write_shards(tmp_path / "shards")
+    execution = {"checkpoint_every": 5, "asynchronous_checkpoints": asynchronous}
+    killed_at("checkpoint", 10, tmp_path, **execution)
+    run = StageRun.local(tmp_path / "run", replace(EXECUTION, **execution))
     names = sorted(path.name for path in (run.work / "checkpoints").iterdir())
-    assert names == ["step-000010", "unfinished-step-000020"]
+    assert names == ["step-000005", "unfinished-step-000010"]
     assert pretrain(CONFIG, shards, run).digest == undisturbed[0].digest
     assert metrics_of(run) == metrics_of(undisturbed[1])
 

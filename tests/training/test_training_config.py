@@ -33,6 +33,8 @@ def test_out_of_range(config, changes: dict, said: str) -> None:
     ("changes", "said"),
     [
         ({"workers": 0}, "workers is 0"),
+        ({"min_workers": 0}, "min_workers is 0"),
+        ({"max_failures": -2}, "max_failures is -2"),
         ({"cpus_per_worker": 0}, "cpus_per_worker is 0"),
         ({"gpus_per_worker": 2}, "gpus_per_worker is 2"),
         ({"micro_batch_sequences": 0}, "micro_batch_sequences is 0"),

@@ -1,21 +1,22 @@
 """The closed form of a training's memory against steps that run, watched, and the watch against torch's allocator;
 checkpointing activations changes no bit."""
 
-import itertools
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
 
+from components.flow.cost import Outlook
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
-from components.training.config import TrainingConfig, TrainingExecution
+from components.training.benchmark import peak_of_allocator
+from components.training.config import PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
-from components.training.loss import window_targets
+from components.training.loss import CHUNK_TOKENS, window_targets
 from components.training.measured_memory import peak_of, peak_of_second_step
-from components.training.memory import training_memory
+from components.training.memory import LOGIT_ROWS, training_memory
+from components.training.stage import less_memory, pretrain
 
 
 def state_and_batch(model_config: ModelConfig, config: TrainingConfig, execution: TrainingExecution) -> tuple[Any, Any]:
@@ -76,15 +77,12 @@ def test_the_watched_peak_is_the_allocator_s(shape: str) -> None:
     state, batch = state_and_batch(model, config, execution)
     step = partial(train_step, state, batch, config, execution.micro_batch_sequences)
     step()
-    there = [*batch, *state.model.parameters(), *state.placement.own_tensors()]
-    there += [tensor for p in state.model.parameters() for tensor in state.optimizer.kept(p).values()]
-    before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in there}.values())
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        step()
-    assert profiled.profiler is not None
-    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    assert peak_of(state, step) == pytest.approx(before + max(live), rel=0.001)
+    there_before = sum(tensor.untyped_storage().nbytes() for tensor in batch)
+    assert peak_of(state, step) == pytest.approx(peak_of_allocator(state, step) + there_before, rel=0.001)
+
+
+def test_as_many_logits_are_counted_as_there_are() -> None:
+    assert {"cpu": LOGIT_ROWS["cpu"], "cuda": LOGIT_ROWS["gpu"]} == CHUNK_TOKENS
 
 
 def test_full_sharding_parts_what_is_kept_and_nothing_of_what_passes() -> None:
@@ -94,6 +92,18 @@ def test_full_sharding_parts_what_is_kept_and_nothing_of_what_passes() -> None:
     for kept in ("parameters", "gradients", "optimizer"):
         assert parts[kept] == whole[kept] // 2
     assert parts["activations"] == whole["activations"]
+
+
+def test_a_training_that_may_lose_workers_is_planned_with_those_that_must_stay() -> None:
+    model, config, _ = SHAPES["wide"]
+    elastic = TrainingExecution(workers=8, min_workers=2, micro_batch_sequences=1, sharding="full")
+    planned = pretrain.cost(Outlook(PretrainConfig(model, config), ({},), elastic, None, 0))
+    at_least = training_memory(model, config, TrainingExecution(workers=2, micro_batch_sequences=1, sharding="full"))
+    assert planned.memory == at_least
+    assert planned.workers == 8
+    for words, execution in less_memory(elastic):
+        changed = dict(word.removeprefix("cluster.training.").split("=") for word in words.split())
+        assert ("workers" in changed) == (changed.get("min_workers") == "null") == (execution.min_workers is None)
 
 
 def test_activation_checkpointing_changes_no_bit_of_a_step() -> None:

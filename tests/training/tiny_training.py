@@ -1,6 +1,6 @@
 """A small corpus laid out as shards and pairs, and trainings on it; also run as a program, to be killed.
 
-python tiny_training.py DIRECTORY KILL_AT_STEP
+python tiny_training.py DIRECTORY data|checkpoint STEP [CHANGES]: killed at that step; CHANGES of how it runs are JSON.
 """
 
 import hashlib
@@ -8,9 +8,11 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +22,15 @@ import torch
 from components.artifacts import Pairs, Shards
 from components.flow.stage_run import StageRun
 from components.model.config import ModelConfig
+from components.training.checkpoint import checkpoint_path
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
 from components.training.stage import _open_windows, pretrain
 from components.training.windows import WindowBatches
+
+if TYPE_CHECKING:
+    import pytest
 
 VOCABULARY = 258
 CONFIG = PretrainConfig(
@@ -82,27 +88,59 @@ def metrics_of(run: StageRun) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if not k.startswith(("speed/", "memory/", "workers/"))} for line in lines]
 
 
-def train_and_die(directory: Path, step: int) -> None:
-    """The training of CONFIG on the shards under `directory`, ended by SIGKILL when it asks for a step's data."""
-    torch.set_num_threads(1)
+class Stopped(Exception):
+    """What an unreadable disk would raise."""
+
+
+def stop_at(patch: "pytest.MonkeyPatch", step: int) -> None:
+    """Trainings in this process raise Stopped when they ask for the data of a step, counted from 0."""
     batch = WindowBatches.batch
 
-    def batch_or_death(self: WindowBatches, asked: int):
+    def failing(self: WindowBatches, asked: int) -> Batch:
         if asked == step:
+            raise Stopped
+        return batch(self, asked)
+
+    patch.setattr(WindowBatches, "batch", failing)
+
+
+def killed_at(moment: str, step: int, directory: Path, **execution: Any) -> None:
+    """A training in a process of its own that gets SIGKILL (`train_and_die`)."""
+    command = [sys.executable, __file__, str(directory), moment, str(step), json.dumps(execution)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
+def train_and_die(directory: Path, moment: str, step: int, execution: TrainingExecution) -> None:
+    """The training of CONFIG on the shards under `directory`, ended by SIGKILL when it asks for the `data` of a step,
+    counted from 0, or when the `checkpoint` after so many steps is about to be given its name."""
+    torch.set_num_threads(1)
+    batch, rename = WindowBatches.batch, Path.rename
+
+    def batch_or_death(self: WindowBatches, asked: int) -> Batch:
+        if (moment, asked) == ("data", step):
             os.kill(os.getpid(), signal.SIGKILL)
         return batch(self, asked)
 
+    def rename_or_death(self: Path, target: Path) -> Path:
+        if (moment, target.name) == ("checkpoint", checkpoint_path(target.parent, step).name):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+
     WindowBatches.batch = batch_or_death  # type: ignore[method-assign]
-    pretrain(CONFIG, open_shards(directory / "shards"), StageRun.local(directory / "run", EXECUTION))
+    Path.rename = rename_or_death  # type: ignore[method-assign]
+    pretrain(CONFIG, open_shards(directory / "shards"), StageRun.local(directory / "run", execution))
 
 
-def lose_second_worker_once(directory: Path, config: PretrainConfig, step: int, device: torch.device) -> WindowBatches:
-    """The data of `directory`; the worker of rank 1 is killed when it asks for a step's the first time."""
+def lose_second_worker(
+    directory: Path, config: PretrainConfig, steps: tuple[int, ...], device: torch.device
+) -> WindowBatches:
+    """The data of `directory`; the worker of rank 1 is killed when it asks for one of `steps` the first time."""
     batches = _open_windows(directory / "shards", config, device)
-    batch, marker = batches.batch, directory / "killed"
+    batch = batches.batch
 
     def batch_or_death(asked: int) -> Batch:
-        if asked == step and rank_and_workers()[0] == 1 and not marker.exists():
+        marker = directory / f"killed-at-{asked}"
+        if asked in steps and rank_and_workers()[0] == 1 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return batch(asked)
@@ -116,4 +154,5 @@ def with_execution(run: StageRun, **changes: int) -> StageRun:
 
 
 if __name__ == "__main__":
-    train_and_die(Path(sys.argv[1]), int(sys.argv[2]))
+    changes = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}
+    train_and_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), replace(EXECUTION, **changes))

@@ -1,6 +1,7 @@
 """Trainings by several processes of a gloo group, spawned once for all of them."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from components.flow.stage_run import StageRun
 from components.training.config import PretrainConfig, TrainingExecution
 from components.training.loop import Batch
+from components.training.parallel import rank_and_workers
 from components.training.stage import _initial_weights, _open_heldout, _open_windows
 from components.training.windows import WindowBatches
 from components.training.worker import Job, work
@@ -27,6 +29,8 @@ class Tiny:
     directory: Path
     until: int | None = None
     """Steps after which it stops as if the data could not be read any more."""
+    slow_reader: tuple[int, float] | None = None
+    """A rank, and the seconds by which its clock goes on while it reads a step's data."""
 
 
 def train_together(trainings: Sequence[Tiny], workers: int = 2) -> list[StageRun]:
@@ -81,6 +85,9 @@ def _open_until(training: Tiny, device: torch.device) -> WindowBatches:
     def batch_or_stop(step: int) -> Batch:
         if step == training.until:
             raise Stopped
+        if training.slow_reader and training.slow_reader[0] == rank_and_workers()[0]:
+            clock, seconds = time.perf_counter, training.slow_reader[1]
+            time.perf_counter = lambda: clock() + seconds
         return batch(step)
 
     batches.batch = batch_or_stop  # type: ignore[method-assign]
