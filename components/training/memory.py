@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from components.model.config import ModelConfig
 from components.training.config import TrainingConfig, TrainingExecution
 
-LOGIT_ROWS = {"cpu": 512, "gpu": 4096}
-"""Positions with logits at a time (see loss.multi_token_backward)."""
+LOGIT_ROWS = {"cpu": 512, "gpu": 8192}
+"""Positions with logits at a time, at most: those of loss.CHUNK_TOKENS."""
 
 
 def training_memory(
@@ -64,14 +64,14 @@ class _Step:
     def at_head(self) -> tuple[int, int]:
         """A head has a chunk of logits and has yet to take its layer back."""
         model, b = self.model, self.value_bytes
-        chunk = min(self.positions, LOGIT_ROWS["gpu" if self.execution.gpus_per_worker else "cpu"])
-        per_logit = (
-            12 if self.positions > chunk else 8 if b == 4 else 10
-        )  # in float32, rounded, and of the chunk before
-        logits = chunk * model.vocabulary_size
-        product = b * model.vocabulary_size * model.dim  # of which the unembedding's gradient becomes more
+        chunks = -(-self.positions // LOGIT_ROWS["gpu" if self.execution.gpus_per_worker else "cpu"])
+        logits = self.positions // chunks * model.vocabulary_size
+        # as they come, in float32 and as probabilities; and the gradient of the chunk before
+        per_logit = (8 if b == 4 else 10) + (b if chunks > 1 else 0)
+        # of which the unembedding's gradient becomes more; a GPU adds to it at once
+        product = 0 if self.execution.gpus_per_worker else b * model.vocabulary_size * model.dim
         norm = self.positions * (8 + 2 * b) * model.dim  # its inputs and outputs, and the gradient of these
-        working = self._weights() + max(per_logit * logits, (4 + b) * logits + product)
+        working = self._weights() + max(per_logit * logits, b * logits + product)
         if self.sharded and self.model.n_head_layers > 1 and not self._sums_wait:
             working += 4 * model.layer_matrix_parameters()  # the head before may still be on its way to other workers
         return self._trunk() + self._heads(True) + norm, working

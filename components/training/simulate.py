@@ -6,8 +6,9 @@ depends on the data, so what is counted (`step_watch`) is what a real step would
 
 GPUs are simulated on the CPU device, as a build of torch without GPUs cannot make such tensors. What the two do
 differently for memory's sake is put in its place: logits for as many positions at a time as on a GPU, attention by the
-fused kernel at any length, and norms by one that keeps its input alone. Compiled layers are simulated as they are
-before compilation. What the allocator, CUDA and NCCL take besides is not in the figures.
+fused kernel at any length, norms by one that keeps its input alone, and products that are added to a sum at once.
+Compiled layers are simulated as they are before compilation. What the allocator, CUDA and NCCL take besides is not in
+the figures.
 """
 
 from collections import Counter
@@ -23,9 +24,9 @@ from torch import Tensor
 
 from components.model import transformer
 from components.model.config import ModelConfig
+from components.training import loss
 from components.training.config import NotSimulated, TrainingConfig, TrainingExecution
 from components.training.loop import Batch, TrainState, gradient_of_batch
-from components.training.loss import CHUNK_TOKENS
 from components.training.schedule import learning_rate
 from components.training.step_watch import Collective, StepWatch
 from components.training.worker import make_state
@@ -167,15 +168,24 @@ def _on_gpu(yes: bool) -> Iterator[None]:
     if not yes:
         yield
         return
-    before = CHUNK_TOKENS["cpu"], transformer.causal_attention, transformer.RMSNorm.forward
-    CHUNK_TOKENS["cpu"] = CHUNK_TOKENS["cuda"]
-    transformer.causal_attention = _fused_attention
-    transformer.RMSNorm.forward = _fused_norm  # type: ignore[method-assign]
+    ways: list[tuple[Any, str, Any]] = [
+        (loss, "CHUNK_TOKENS", {"cpu": loss.CHUNK_TOKENS["cuda"]}),
+        (loss, "add_product", _add_product),
+        (transformer, "causal_attention", _fused_attention),
+        (transformer.RMSNorm, "forward", _fused_norm),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in ways]
     try:
+        for owner, name, way in ways:
+            setattr(owner, name, way)
         yield
     finally:
-        CHUNK_TOKENS["cpu"], transformer.causal_attention = before[:2]
-        transformer.RMSNorm.forward = before[2]  # type: ignore[method-assign]
+        for owner, name, way in before:
+            setattr(owner, name, way)
+
+
+def _add_product(sum_MN: Tensor, a_MC: Tensor, b_CN: Tensor) -> None:
+    sum_MN.add_(1.0)
 
 
 def _fused_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
