@@ -183,7 +183,7 @@ def cross_entropy_gradient(logits_CV: Tensor, targets_C: Tensor, scale: Tensor) 
     scale_C, index_C1 = (counts_C * scale).to(exact), targets_C.clamp(min=0)[:, None]
     best_C, target_C = logits_CV.amax(-1).to(exact), logits_CV.gather(1, index_C1)[:, 0].to(exact)
     p_CV = logits_CV.to(exact).softmax(-1)
-    if torch.compiler.is_compiling():  # saves a pass over them there, and costs a slow one elsewhere
+    if torch.compiler.is_compiling() and logits_CV.is_cuda:  # saves a pass over them there, costs a slow one elsewhere
         p_best_C = p_CV.gather(1, logits_CV.max(-1, keepdim=True).indices)[:, 0]
     else:
         p_best_C = p_CV.amax(-1)
