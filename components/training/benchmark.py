@@ -10,6 +10,7 @@ import gc
 import itertools
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ class Size:
     sequences: int
     rounds: int
     """Turns of all arms."""
+    together: bool = True
+    """Whether all arms fit into memory at a time."""
 
     @property
     def tokens(self) -> int:
@@ -55,13 +58,14 @@ SIZES: Mapping[str, Size] = {
     "30m": Size(_llama(10, 512, 8, 8192), 256, 8, 9),
     "100m": Size(_llama(12, 768, 12, 32000), 256, 8, 7),
     "0.3b": Size(_llama(18, 1024, 16, 32000), 4096, 4, 15),
-    "1.3b": Size(_llama(24, 2048, 16, 32000), 4096, 2, 9),
+    "1.3b": Size(_llama(24, 2048, 16, 32000), 4096, 2, 9, together=False),
 }
 """The last two are the paper's (Table S14), for a GPU."""
 HEADS = (1, 2, 4)
 
 
 def config_of(size: Size) -> TrainingConfig:
+    """A step takes the whole batch in bfloat16."""
     return TrainingConfig(batch_tokens=size.tokens, context_length=size.context, precision="bfloat16")
 
 
@@ -92,6 +96,7 @@ def our_arm(size: Size, n: int, compiled: bool, device: torch.device) -> tuple[T
 
 
 def our_step(size: Size, n: int, compiled: bool, device: torch.device) -> Step:
+    """`our_arm` where nobody looks at its state."""
     return our_arm(size, n, compiled, device)[1]
 
 
@@ -148,7 +153,8 @@ def transformers_arm(size: Size, attention: str, compiled: bool, device: torch.d
     return step
 
 
-def void(_: object) -> None: ...
+def void(_: object) -> None:
+    """Makes a Step of what returns something."""
 
 
 def seconds(step: Step, device: torch.device) -> float:
@@ -179,7 +185,7 @@ def fastest(
             step()
             times[name] = min(seconds(step, device) for _ in range(tries))
         except Exception as error:
-            print(f"{name}: {type(error).__name__}: {str(error)[:200]}")
+            print(f"{name}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
         step = None  # type: ignore[assignment]
         clear(device)
     return min(times, key=times.__getitem__), times
@@ -232,7 +238,7 @@ def measure(name: str, device: torch.device, progress: Callable[[str], None]) ->
     roof_size = 8192 if on_gpu else 2048
     roofs = [matmul_rate(device, roof_size)]
     with watch_neighbours() as neighbours:
-        times = take_turns(makers, size.rounds, device, keep=name != "1.3b")
+        times = take_turns(makers, size.rounds, device, keep=size.together)
     roofs.append(matmul_rate(device, roof_size))
     progress(f"{name}: memory")
     peaks = {arm: peak(name, arm, compiled, device) for arm in ("n=1", "n=4", "naive n=4")}

@@ -33,7 +33,7 @@ from components.training.parallel import from_all_workers, own_share_of, rank_an
 
 STATE = "state.json"
 UNFINISHED = "unfinished-"
-KEPT_BY_OPTIMIZER = {"exp_avg": "mean", "exp_avg_sq": "square", "momentum_buffer": "momentum"}
+KEPT_BY_OPTIMIZER = {"exp_avg": "mean", "exp_avg_sq": "square"}
 """torch's names of what an optimizer keeps of a parameter, and ours in checkpoints."""
 
 

@@ -75,8 +75,9 @@ def _score(
     for i, h_BTD in enumerate(model.forward_heads(z_BTD, rotary, len(targets_KBT))):
         weight_VD = tables.unembeddings[i if len(tables.unembeddings) > 1 else 0]
         h_ND, choices_N = h_BTD.flatten(0, 1).to(weight_VD.dtype), choices_KBT[i].view(-1)
-        for start in range(0, len(h_ND), CHUNK_TOKENS.get(h_ND.device.type, 4096)):
-            chunk = slice(start, start + CHUNK_TOKENS.get(h_ND.device.type, 4096))
+        rows = CHUNK_TOKENS.get(h_ND.device.type, 4096)
+        for start in range(0, len(h_ND), rows):
+            chunk = slice(start, start + rows)
             logits_CV = (h_ND[chunk] @ weight_VD.T).float()
             target_C, counts_C = targets_KBT[i].flatten()[chunk], counts_N[chunk].double()
             choices_N[chunk] = logits_CV.argmax(-1)

@@ -24,6 +24,7 @@ BUCKET_BYTES = 32 << 20
 enough that the first are under way while most of the trunk is still to come."""
 
 NORM_PIECE = 1 << 14
+"""Numbers whose squares are added up at a time in a norm."""
 
 
 class Placement(Protocol):
@@ -192,7 +193,9 @@ class Sharded:
         self.tables: Tables = None  # type: ignore[assignment]  # made anew every step
 
     def begin_step(self, active_heads: int) -> None:
-        self.gains.begin(only_used_by(self.model, active_heads))
+        idle = only_used_by(self.model, active_heads)
+        self._idle = {id(p) for p in idle}
+        self.gains.begin(idle)
         for parameter in self._parts:
             parameter.grad = None
         embedding_VD = _gathered(self._embedding, self.dtype)
@@ -203,7 +206,6 @@ class Sharded:
             [embedding_gradient_VD] if tied else [torch.zeros_like(w, dtype=torch.float32) for w in unembeddings]
         )
         self.tables = Tables(embedding_VD, embedding_gradient_VD, unembeddings, gradients, self._cross_entropy_gradient)
-        self._idle = {id(p) for p in only_used_by(self.model, active_heads)}
 
     def begin_micro_batch(self, last: bool) -> None:
         model: Any = self.model
