@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from components.model.attention import causal_attention
 from components.model.config import ModelConfig
 
 
@@ -45,18 +46,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary positions on the last axis of `x`, in its half-split form (Su et al. 2021)."""
     low, high = x.chunk(2, dim=-1)
     return (x * cos + torch.cat((-high, low), dim=-1) * sin).to(x.dtype)
-
-
-def causal_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(E)) v over the positions up to one's own; k and v may have fewer attention heads."""
-    T, E = q_BHTE.shape[-2:]
-    grouped = q_BHTE.shape[1] != k_BHTE.shape[1]
-    if q_BHTE.is_cpu and q_BHTE.dtype == torch.bfloat16 and q_BHTE.requires_grad and T <= 512 and not grouped:
-        # training on a CPU: spelled out, forward and backward take half the time of the fused kernel's
-        future_TT = torch.full((T, T), -math.inf).triu(1)
-        scores_BHTT = torch.add(future_TT, q_BHTE @ k_BHTE.transpose(-1, -2), alpha=E**-0.5)
-        return scores_BHTT.softmax(-1).to(v_BHTE.dtype) @ v_BHTE
-    return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True, enable_gqa=grouped)
 
 
 class Attention(nn.Module):

@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from components.model.config import ModelConfig
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
-from components.training.measured_memory import resident_bytes
+from components.training.metrics import resident_bytes
 from components.training.worker import keep_freed_memory, make_state
 
 Step = Callable[[], None]
@@ -56,7 +57,7 @@ def _llama(layers: int, dim: int, heads: int, vocabulary: int) -> ModelConfig:
 SIZES: Mapping[str, Size] = {
     "5m": Size(_llama(6, 256, 4, 4096), 256, 8, 15),
     "30m": Size(_llama(10, 512, 8, 8192), 256, 8, 9),
-    "100m": Size(_llama(12, 768, 12, 32000), 256, 8, 7),
+    "100m": Size(_llama(12, 768, 12, 32000), 256, 16, 5),
     "0.3b": Size(_llama(18, 1024, 16, 32000), 4096, 4, 15),
     "1.3b": Size(_llama(24, 2048, 16, 32000), 4096, 2, 9, together=False),
 }
@@ -175,7 +176,7 @@ def matmul_rate(device: torch.device, size: int) -> float:
 
 
 def fastest(
-    arms: Mapping[str, Callable[[], Step]], device: torch.device, tries: int = 3
+    arms: Mapping[str, Callable[[], Step]], device: torch.device, tries: int = 2
 ) -> tuple[str, dict[str, float]]:
     """The name of the fastest of several settings, and the best time of each; one that does not run is left out."""
     times: dict[str, float] = {}
@@ -315,8 +316,8 @@ def peak(name: str, arm: str, compiled: bool, device: torch.device) -> dict[str,
         step()
         torch.cuda.synchronize()
         return {"peak_bytes": torch.cuda.max_memory_allocated()}
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak_in_this_process, (name, arm, compiled, torch.get_num_threads()))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_peak_in_this_process, name, arm, compiled, torch.get_num_threads()).result()
 
 
 def _named_arm(name: str, arm: str, compiled: bool, device: torch.device) -> tuple[TrainState, Step]:

@@ -1,7 +1,6 @@
 """A training step's peak memory, measured while it runs: what `memory.training_memory` is held against."""
 
 import multiprocessing
-import resource
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
 from components.training.memory import training_memory
+from components.training.metrics import resident_bytes
 from components.training.simulate import kept
 from components.training.step_watch import StepWatch
 from components.training.worker import make_state
@@ -58,11 +58,6 @@ def peak_of(state: TrainState, step: Callable[[], object]) -> int:
     with StepWatch([*own, *state.placement.own_tensors()]) as watch:
         step()
     return watch.peak_bytes
-
-
-def resident_bytes() -> int:
-    """The most memory that this process has held, the interpreter and torch's code included (Linux)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def plans_beside_peaks(threads: int) -> list[dict[str, Any]]:

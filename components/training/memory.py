@@ -15,6 +15,8 @@ from components.training.config import TrainingConfig, TrainingExecution
 
 LOGIT_ROWS = {"cpu": 512, "gpu": 8192}
 """Positions with logits at a time, at most: those of loss.CHUNK_TOKENS."""
+BLOCK, LONGEST_IN_BLOCKS = 128, 512
+"""Those of model.attention."""
 
 
 def training_memory(
@@ -117,7 +119,7 @@ class _Step:
         """Working memory of a layer that goes back: gradients of activations, then of matrices on their way to other
         workers; the layer `before` may still be at that."""
         model, b = self.model, self.value_bytes
-        activations = self.positions * (4 * model.dim + 4 * b * model.ffn_width)
+        activations = self.positions * (4 * model.dim + 2 * b * model.ffn_width)  # as some come, some go
         if not self.sharded:
             return activations + 2 * model.dim * model.ffn_width * (b + 4 if b == 2 else 4)
         matrices = model.layer_matrix_parameters()
@@ -139,11 +141,13 @@ class _Step:
         model, b = self.model, self.value_bytes
         on_gpu = self.execution.gpus_per_worker > 0
         queries, keys = model.n_attention_heads * model.head_dim, model.kv_heads * model.head_dim
-        spelled_out = not on_gpu and b == 2 and self.config.context_length <= 512 and queries == keys
+        T = self.config.context_length
+        in_blocks = not on_gpu and b == 2 and T <= LONGEST_IN_BLOCKS and queries == keys
         # input in float32, on a CPU the normalized input too, and what the product reads
         norms = 2 * ((4 if on_gpu else 8) * model.dim + b * model.dim)
-        if spelled_out:  # scores in float32, then in bfloat16, kept whole
-            attention = b * (queries + 2 * keys) + 6 * model.n_attention_heads * self.config.context_length
+        if in_blocks:  # a probability for every position that a block of queries sees
+            seen = sum((min(start + BLOCK, T) - start) * min(start + BLOCK, T) for start in range(0, T, BLOCK))
+            attention = b * (queries + 2 * keys) + b * model.n_attention_heads * seen // T
         else:  # the fused kernel keeps q and k after rotation, the projection they came from, and a sum per row
             attention = b * (2 * queries + 3 * keys) + 4 * model.n_attention_heads
         return norms + attention + b * queries + 4 * b * model.ffn_width

@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -119,10 +120,17 @@ def matmul_flops(device: torch.device, precision: Precision) -> float:
 
 def peak_memory_bytes(device: torch.device) -> float:
     """The most memory this worker has held: on the GPU, or the process's resident set."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return float(torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_bytes())
+
+
+def resident_bytes() -> int:
+    """The most memory that this process has held, the interpreter and torch's code included."""
+    try:
+        said = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(said.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):  # not Linux; there getrusage has what a process held that started this one, too
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def progress_text(recent: Interval, config: TrainingConfig) -> str:

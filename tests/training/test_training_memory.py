@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from components.flow.cost import Outlook
+from components.model import attention
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
+from components.training import memory
 from components.training.benchmark import peak_of_allocator
 from components.training.config import PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
@@ -82,8 +84,9 @@ def test_the_watched_peak_is_the_allocator_s(shape: str) -> None:
     assert peak_of(state, step) == pytest.approx(allocated, rel=0.01)  # kernels take a little for themselves
 
 
-def test_as_many_logits_are_counted_as_there_are() -> None:
+def test_the_constants_are_those_of_the_code() -> None:
     assert {"cpu": LOGIT_ROWS["cpu"], "cuda": LOGIT_ROWS["gpu"]} == CHUNK_TOKENS
+    assert (memory.BLOCK, memory.LONGEST_IN_BLOCKS) == (attention.BLOCK, attention.LONGEST_IN_BLOCKS)
 
 
 def test_full_sharding_parts_what_is_kept_and_nothing_of_what_passes() -> None:

@@ -1,0 +1,73 @@
+"""Causal self-attention, in the form that is fastest where it is computed.
+
+Shape suffixes: B batch, T positions, H attention heads, E width of one attention head, N = B x H, Q positions of one
+block of queries, S positions that they see.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 128
+"""Queries at a time of attention in blocks."""
+LONGEST_IN_BLOCKS = 512
+"""Positions up to which attention in blocks is taken: what it keeps for its backward grows with their square."""
+
+
+def causal_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(E)) v over the positions up to one's own; k and v may have fewer attention heads."""
+    grouped = q_BHTE.shape[1] != k_BHTE.shape[1]
+    short = q_BHTE.shape[2] <= LONGEST_IN_BLOCKS and not grouped
+    if short and q_BHTE.is_cpu and q_BHTE.dtype == torch.bfloat16 and q_BHTE.requires_grad:
+        # training on a CPU: forward and backward take less than half the time of the fused kernel's
+        out: Tensor = AttentionInBlocks.apply(q_BHTE, k_BHTE, v_BHTE)  # type: ignore[no-untyped-call]
+        return out
+    return F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, is_causal=True, enable_gqa=grouped)
+
+
+class AttentionInBlocks(torch.autograd.Function):
+    """A block of queries sees the positions up to its end and no product with later ones is computed.
+
+    Kept for the backward pass: q, k, v and the probabilities, in their precision.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
+        T, E = q_BHTE.shape[2:]
+        q_NTE, k_NTE, v_NTE = (x.reshape(-1, T, E) for x in (q_BHTE, k_BHTE, v_BHTE))
+        future_TT = torch.full((T, T), -math.inf, dtype=q_NTE.dtype).triu(1)
+        outs, probabilities = [], []
+        with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32 and back
+            for start in range(0, T, BLOCK):
+                end = min(start + BLOCK, T)
+                scores_NQS = torch.baddbmm(
+                    future_TT[start:end, :end], q_NTE[:, start:end], k_NTE[:, :end].mT, alpha=E**-0.5
+                )
+                p_NQS = scores_NQS.softmax(-1)
+                outs.append(p_NQS @ v_NTE[:, :end])
+                probabilities.append(p_NQS)
+        ctx.save_for_backward(q_NTE, k_NTE, v_NTE, *probabilities)
+        return torch.cat(outs, 1).view(q_BHTE.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (out_BHTE,) = gradients
+        q_NTE, k_NTE, v_NTE, *probabilities = ctx.saved_tensors
+        T, E = q_NTE.shape[1:]
+        out_NTE = out_BHTE.reshape(q_NTE.shape)
+        exact = torch.promote_types(q_NTE.dtype, torch.float32)
+        dq, dk_NTE, dv_NTE = [], torch.zeros_like(k_NTE, dtype=exact), torch.zeros_like(v_NTE, dtype=exact)
+        for start, p_NQS in zip(range(0, T, BLOCK), probabilities, strict=True):
+            end = min(start + BLOCK, T)
+            out_NQE = out_NTE[:, start:end]
+            dp_NQS = out_NQE @ v_NTE[:, :end].mT
+            ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
+            dq.append(ds_NQS @ k_NTE[:, :end])
+            dk_NTE[:, :end] += ds_NQS.mT @ q_NTE[:, start:end]
+            dv_NTE[:, :end] += p_NQS.mT @ out_NQE
+        parts = torch.cat(dq, 1).mul_(E**-0.5), dk_NTE.mul_(E**-0.5), dv_NTE
+        dq_BHTE, dk_BHTE, dv_BHTE = (x.to(q_NTE.dtype).view(out_BHTE.shape) for x in parts)
+        return dq_BHTE, dk_BHTE, dv_BHTE
