@@ -28,6 +28,7 @@ from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
 from components.training.metrics import resident_bytes
+from components.training.simulate import kept
 from components.training.worker import keep_freed_memory, make_state
 
 Step = Callable[[], None]
@@ -57,7 +58,7 @@ def _llama(layers: int, dim: int, heads: int, vocabulary: int) -> ModelConfig:
 SIZES: Mapping[str, Size] = {
     "5m": Size(_llama(6, 256, 4, 4096), 256, 8, 15),
     "30m": Size(_llama(10, 512, 8, 8192), 256, 8, 9),
-    "100m": Size(_llama(12, 768, 12, 32000), 256, 16, 5),
+    "100m": Size(_llama(12, 768, 12, 32000), 256, 14, 5),
     "0.3b": Size(_llama(18, 1024, 16, 32000), 4096, 4, 15),
     "1.3b": Size(_llama(24, 2048, 16, 32000), 4096, 2, 9, together=False),
 }
@@ -334,9 +335,9 @@ def _peak_in_this_process(name: str, arm: str, compiled: bool, threads: int) -> 
 
 def peak_of_allocator(state: TrainState, step: Step) -> int:
     """Most bytes of live tensors while `step` runs, those of `state` included: from every allocation that torch's
-    profiler saw, since its memory tracker sees nothing of what compiled code allocates."""
-    kept = [tensor for p in state.model.parameters() for tensor in state.optimizer.kept(p).values()]
-    held = [*state.model.parameters(), *kept, *state.placement.own_tensors()]
+    profiler saw, since its memory tracker sees nothing of what compiled code allocates. Gradients of the step before
+    are not counted: that they go is the first that happens, and it is not told."""
+    held = [*state.model.parameters(), *kept(state)["optimizer"], *state.placement.own_tensors()]
     before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
         step()

@@ -12,8 +12,7 @@ from components.training.loop import TrainState, train_step
 from components.training.loss import window_targets
 from components.training.memory import training_memory
 from components.training.metrics import resident_bytes
-from components.training.simulate import kept
-from components.training.step_watch import StepWatch
+from components.training.simulate import watch_of
 from components.training.worker import make_state
 
 SETTINGS: Mapping[str, tuple[ModelConfig, TrainingConfig, TrainingExecution]] = {
@@ -54,8 +53,7 @@ def peak_of_second_step(model_config: ModelConfig, config: TrainingConfig, execu
 
 def peak_of(state: TrainState, step: Callable[[], object]) -> int:
     """Most bytes of live tensors while `step` runs, those of `state` included."""
-    own = [tensor for tensors in kept(state).values() for tensor in tensors]
-    with StepWatch([*own, *state.placement.own_tensors()]) as watch:
+    with watch_of(state) as watch:
         step()
     return watch.peak_bytes
 

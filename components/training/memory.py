@@ -28,12 +28,14 @@ def training_memory(
     sequences = min(execution.micro_batch_sequences, share)
     sharded = execution.sharding == "full" and workers > 1
     parts = workers if sharded else 1
-    step = _Step(model, config, execution, sequences * config.context_length, sharded, share > sequences)
-    activations, working = max(step.at_head(), step.in_head(), step.on_the_way_back(), key=sum)
+    separate = workers == 1 and not execution.gpus_per_worker and share <= sequences
+    step = _Step(model, config, execution, sequences * config.context_length, sharded, share > sequences, separate)
+    moments = step.at_head(), step.in_head(), step.on_the_way_back(), step.almost_back()
+    activations, working, to_come = max(moments, key=lambda moment: moment[0] + moment[1] - 4 * moment[2])
     parameters = model.n_parameters()
     return {
         "parameters": 4 * parameters // parts,
-        "gradients": 4 * parameters // parts,
+        "gradients": 4 * (parameters - to_come) // parts,
         "optimizer": 8 * parameters // parts,
         "activations": activations,
         "working": working + step.whole_tables(),
@@ -42,7 +44,8 @@ def training_memory(
 
 @dataclass(frozen=True)
 class _Step:
-    """A step's moments, each as (activations, working memory) in bytes."""
+    """A step's moments, each as (activations, working memory) in bytes, and the parameters whose gradient has yet to
+    be made."""
 
     model: ModelConfig
     config: TrainingConfig
@@ -52,6 +55,8 @@ class _Step:
     sharded: bool
     several: bool
     """Whether it has more than one micro-batch."""
+    separate: bool
+    """Whether gradients come one by one (placement.separate_gradients) and none is there from a micro-batch before."""
 
     @property
     def value_bytes(self) -> int:
@@ -63,7 +68,7 @@ class _Step:
         """Whether gradients of matrices stay whole, in float32, from micro-batch to micro-batch."""
         return self.sharded and self.several and self.execution.gradient_sync == "step"
 
-    def at_head(self) -> tuple[int, int]:
+    def at_head(self) -> tuple[int, int, int]:
         """A head has a chunk of logits and has yet to take its layer back."""
         model, b = self.model, self.value_bytes
         chunks = -(-self.positions // LOGIT_ROWS["gpu" if self.execution.gpus_per_worker else "cpu"])
@@ -76,18 +81,35 @@ class _Step:
         working = self._weights() + max(per_logit * logits, b * logits + product)
         if self.sharded and self.model.n_head_layers > 1 and not self._sums_wait:
             working += 4 * model.layer_matrix_parameters()  # the head before may still be on its way to other workers
-        return self._trunk() + self._heads(True) + norm, working
+        return self._trunk() + self._heads(True) + norm, working, self._to_come(len(model.chain) or 1)
 
-    def in_head(self) -> tuple[int, int]:
+    def in_head(self) -> tuple[int, int, int]:
         """The layer of the first head to go back does so."""
         if not self.model.n_head_layers:
-            return 0, 0
-        return self._trunk() + self._heads(False), self._weights() + self._back(0)
+            return 0, 0, 0
+        to_come = self._to_come(len(self.model.chain) or 1) - self._ffn_parameters()
+        return self._trunk() + self._heads(False), self._weights() + self._back(0), to_come
 
-    def on_the_way_back(self) -> tuple[int, int]:
+    def on_the_way_back(self) -> tuple[int, int, int]:
         """The last layer of the trunk goes back."""
         recomputed = self._layer() if self.execution.activation_checkpointing else 0
-        return self._trunk() + self.positions * recomputed, self._weights() + self._back(1)
+        to_come = self._to_come(0) - self._ffn_parameters()
+        return self._trunk() + self.positions * recomputed, self._weights() + self._back(1), to_come
+
+    def almost_back(self) -> tuple[int, int, int]:
+        """The first layer of the trunk goes back; all others' gradients are there and their activations are not."""
+        activations = self.positions * (self._layer() + 2 * 4 * self.model.dim)
+        return activations, self._weights() + self._back(1), 0
+
+    def _to_come(self, heads: int) -> int:
+        """Parameters of the trunk and of so many heads, where gradients come one by one."""
+        model = self.model
+        layers = model.n_trunk_layers + (heads if model.n_head_layers else 0)
+        return layers * model.layer_matrix_parameters() if self.separate else 0
+
+    def _ffn_parameters(self) -> int:
+        """Of the layer that goes back: the first whose gradients are made."""
+        return 3 * self.model.dim * self.model.ffn_width if self.separate else 0
 
     def whole_tables(self) -> int:
         """Of embedding and unembeddings, what is there for a whole step besides a worker's own."""
@@ -121,7 +143,8 @@ class _Step:
         model, b = self.model, self.value_bytes
         activations = self.positions * (4 * model.dim + 2 * b * model.ffn_width)  # as some come, some go
         if not self.sharded:
-            return activations + 2 * model.dim * model.ffn_width * (b + 4 if b == 2 else 4)
+            made = 0 if self.separate else 4  # else it is there already, and this is added to it
+            return activations + 2 * model.dim * model.ffn_width * (b + made if b == 2 else made)
         matrices = model.layer_matrix_parameters()
         return max(activations + b * matrices, (b + 4) * matrices) + before * 4 * matrices
 

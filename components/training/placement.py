@@ -86,6 +86,42 @@ class _Flat:
         for parameter, view in zip(self.parameters, self.views, strict=True):
             parameter.grad = None if id(parameter) in none else view
 
+    def tensors(self) -> list[Tensor]:
+        """All gradients there are, in as few tensors as may be."""
+        return [self.buffer]
+
+    def own_tensors(self) -> list[Tensor]:
+        """What is held from step to step."""
+        return [self.buffer]
+
+
+def separate_gradients(device: torch.device) -> bool:
+    """Whether a model alone on `device` has its gradients in separate tensors: less to move and to hold. On a GPU what
+    is said of time and memory was measured with one buffer."""
+    return device.type == "cpu"
+
+
+class _Separate:
+    """Gradients as autograd makes them, one tensor each, which is neither zeroed nor added to in a step of one
+    micro-batch, and is not there before. Those of the tables, which are added to by hand, stay where they are."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], tables: Iterable[Tensor]) -> None:
+        self.parameters = list(parameters)
+        self.kept = {id(p): torch.zeros_like(p) for p in tables}
+        self.begin([])
+
+    def begin(self, idle: Sequence[nn.Parameter]) -> None:
+        none = {id(p) for p in idle}
+        for parameter in self.parameters:
+            kept = self.kept.get(id(parameter))
+            parameter.grad = None if kept is None or id(parameter) in none else kept.zero_()
+
+    def tensors(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def own_tensors(self) -> list[Tensor]:
+        return list(self.kept.values())
+
 
 class Whole:
     """The whole model on every worker.
@@ -96,16 +132,22 @@ class Whole:
 
     def __init__(self, model: MultiTokenTransformer, dtype: torch.dtype, compiled: bool = False) -> None:
         self.model, self.dtype = model, dtype
-        self.flat = _Flat(model.parameters())
-        self.tables = Tables.of(model, dtype, compiled)
         self._pending: list[Any] = []
         self._armed = False
-        if rank_and_workers()[1] > 1:
-            self._watch_trunk()
+        self.gradients: _Flat | _Separate
+        several = rank_and_workers()[1] > 1
+        if separate_gradients(model.norm.weight.device) and not several:
+            unembeddings = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
+            self.gradients = _Separate(model.parameters(), [model.embedding.weight, *unembeddings])
+        else:
+            self.gradients = flat = _Flat(model.parameters())
+            if several:
+                self._watch_trunk(flat)
+        self.tables = Tables.of(model, dtype, compiled)
 
-    def _watch_trunk(self) -> None:
+    def _watch_trunk(self, flat: _Flat) -> None:
         """Cut the buffer into what the heads and tables fill, and buckets of trunk layers that follow each other."""
-        sizes = {id(p): p.numel() for p in self.flat.parameters}
+        sizes = {id(p): p.numel() for p in flat.parameters}
         start = self.model.embedding.weight.numel()
         self._embedding = slice(0, start)
         self._missing: dict[int, int] = {}
@@ -117,10 +159,10 @@ class Whole:
                 parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                     self._counts_for(len(buckets))
                 )
-            if (start - begun) * self.flat.buffer.element_size() >= BUCKET_BYTES or layer is self.model.trunk[-1]:
+            if (start - begun) * flat.buffer.element_size() >= BUCKET_BYTES or layer is self.model.trunk[-1]:
                 buckets.append((waiting, slice(begun, start)))
                 begun, waiting = start, 0
-        self._buckets, self._heads_and_tables = buckets, slice(start, len(self.flat.buffer))
+        self._buckets, self._heads_and_tables = buckets, slice(start, len(flat.buffer))
 
     def _counts_for(self, bucket: int) -> Any:
         def count(_: Tensor) -> None:
@@ -132,10 +174,11 @@ class Whole:
         return count
 
     def _send(self, part: slice) -> None:
-        self._pending.append(dist.all_reduce(self.flat.buffer[part], async_op=True))
+        (buffer,) = self.gradients.tensors()
+        self._pending.append(dist.all_reduce(buffer[part], async_op=True))
 
     def begin_step(self, active_heads: int) -> None:
-        self.flat.begin(only_used_by(self.model, active_heads))
+        self.gradients.begin(only_used_by(self.model, active_heads))
         if self.dtype != self.model.embedding.weight.dtype:
             for i, copy in enumerate(self.tables.unembeddings):
                 copy.copy_(self.model.head_unembedding(i).weight.detach())
@@ -161,12 +204,13 @@ class Whole:
             self._pending.clear()
 
     def clip(self, largest_norm: float) -> Tensor:
-        norm = norm_of([self.flat.buffer])
-        self.flat.buffer.mul_((largest_norm / norm).clamp(max=1.0))
+        tensors = self.gradients.tensors()
+        norm = norm_of(tensors)
+        torch._foreach_mul_(tensors, (largest_norm / norm).clamp(max=1.0))
         return norm
 
     def own_tensors(self) -> list[Tensor]:
-        return [self.flat.buffer, *self.tables.unembeddings]
+        return [*self.gradients.own_tensors(), *self.tables.unembeddings]
 
 
 class Sharded:

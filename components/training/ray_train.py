@@ -26,13 +26,17 @@ SECONDS_BETWEEN_LOOKS = 60.0
 """How often an elastic training that runs well looks whether there is room for more workers."""
 
 
+class WorkersLost(RuntimeError):
+    """Workers were lost more often than allowed, by Ray's word; what failed in others is what came of that."""
+
+
 def work_on_ray(job: Job, storage: Path, name: str) -> None:
     """Run `work(job)` in `job.execution.workers` processes with `job.threads` cores each; Ray must be running.
 
     A lost worker makes all start again from the last checkpoint: as many as there is room for, where the execution has
-    `min_workers`. After more than its `max_failures` losses without a newer checkpoint, an error of the work is raised
-    here as it was; data that cannot be trained on and a loss that is no number are not tried again. `storage` takes
-    what Ray Train writes about the run; every node must see it. `name` is what the dashboard calls it.
+    `min_workers`. After more than its `max_failures` losses without a newer checkpoint, WorkersLost is raised, or an
+    error of the work as it was; data that cannot be trained on and a loss that is no number are not tried again.
+    `storage` takes what Ray Train writes about the run; every node must see it. `name` is what the dashboard calls it.
     """
     every = f"{job.execution.workers / POLLS_PER_SECOND:g}"
     for setting, value in {**SETTINGS, "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": every}.items():
@@ -47,9 +51,17 @@ def work_on_ray(job: Job, storage: Path, name: str) -> None:
         except WorkerGroupError as error:
             before, reached = reached, _steps_in_safety(job)
             losses = losses + 1 if reached == before else 1
+            failures = error.worker_failures
+            lost = {rank: why for rank, why in failures.items() if type(why).__module__.startswith("ray.")}
+            said = _in_words(lost or failures, "were lost" if lost else "failed")
             if losses > job.execution.max_failures >= 0:
-                raise next(iter(error.worker_failures.values())) from error
-            job.reporter.warn(f"{_losses_in_words(error.worker_failures)}; training went on from step {reached}")
+                if not lost:
+                    raise next(iter(failures.values())) from error
+                allowed = f"allowed (max_failures): {job.execution.max_failures}"
+                raise WorkersLost(
+                    f"{said}; losses since the checkpoint of step {reached}: {losses}, {allowed}"
+                ) from error
+            job.reporter.warn(f"{said}; training went on from step {reached}")
     if hopeless is not None:
         raise hopeless
 
@@ -87,12 +99,10 @@ def _steps_in_safety(job: Job) -> int:
     return max(map(step_of, list_checkpoints(job.checkpoints)), default=0)
 
 
-def _losses_in_words(failures: dict[int, Exception]) -> str:
-    """Which workers ended a training: those of which Ray itself says so, since all others fail with them, or else all
-    whose work failed."""
-    ended = {rank: error for rank, error in failures.items() if type(error).__module__.startswith("ray.")}
-    named = ", ".join(f"rank {rank} ({type(error).__name__})" for rank, error in sorted((ended or failures).items()))
-    return f"training workers {'were lost' if ended else 'failed'}: {named}"
+def _in_words(failures: dict[int, Exception], what: str) -> str:
+    """Which workers ended a training."""
+    named = ", ".join(f"rank {rank} ({type(why).__name__})" for rank, why in sorted(failures.items()))
+    return f"training workers {what}: {named}"
 
 
 def _ray_worker(config: dict[str, Any]) -> Exception | None:

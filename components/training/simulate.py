@@ -11,6 +11,7 @@ Compiled layers are simulated as they are before compilation. What the allocator
 the figures.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from torch import Tensor
 from components.model import transformer
 from components.model.config import ModelConfig
 from components.training import loss
+from components.training import placement as placements
 from components.training.config import NotSimulated, TrainingConfig, TrainingExecution
 from components.training.loop import Batch, TrainState, gradient_of_batch
 from components.training.schedule import learning_rate
@@ -114,13 +116,18 @@ def watched_step(
         begin(last)
 
     placement.begin_micro_batch = begin_micro_batch  # type: ignore[method-assign]
-    own = [tensor for tensors in kept(state).values() for tensor in tensors]
     try:
-        with StepWatch([*own, *batch, *placement.own_tensors()]) as watch:
+        with watch_of(state, *batch) as watch:
             take_step(state, batch, config, execution)
     finally:
         del placement.begin_micro_batch
     return watch, starts
+
+
+def watch_of(state: TrainState, *others: Tensor) -> StepWatch:
+    """A watch that knows of what the state holds, and holds nothing of it: gradients may go while it is watched."""
+    own = itertools.chain.from_iterable(kept(state).values())
+    return StepWatch(itertools.chain(own, state.placement.own_tensors(), others))
 
 
 def kept(state: TrainState) -> dict[str, list[Tensor]]:
@@ -171,6 +178,7 @@ def _on_gpu(yes: bool) -> Iterator[None]:
     ways: list[tuple[Any, str, Any]] = [
         (loss, "CHUNK_TOKENS", {"cpu": loss.CHUNK_TOKENS["cuda"]}),
         (loss, "add_product", _add_product),
+        (placements, "separate_gradients", lambda _: False),
         (transformer, "causal_attention", _fused_attention),
         (transformer.RMSNorm, "forward", _fused_norm),
     ]

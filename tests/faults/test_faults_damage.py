@@ -34,7 +34,6 @@ def copied(undisturbed: Pipeline, pipeline: Pipeline) -> Pipeline:
     return pipeline
 
 
-@pytest.mark.faults(always=True)
 def test_the_newest_checkpoint_is_cut_in_half(undisturbed: Pipeline, pipeline: Pipeline, watch: Watch) -> None:
     driver = watch(pipeline.start())
     driver.wait_until(lambda: pipeline.has_stepped("pretrain", 30))

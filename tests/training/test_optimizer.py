@@ -84,17 +84,19 @@ def test_embedding_and_unembedding_have_their_own_rate_and_the_same_decay() -> N
 
 def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_kept() -> None:
     model = model_of(2)
-    gradients = Whole(model, torch.float32)
-    flat = gradients.flat.buffer.normal_(generator=torch.Generator().manual_seed(0))
-    original = flat.clone()
-    norm = math.sqrt(sum(p.grad.double().square().sum().item() for p in model.parameters()))
-    assert gradients.clip(2 * norm).item() == pytest.approx(norm, rel=1e-5)
-    assert torch.equal(flat, original)
-    gradients.clip(0.5)
-    torch.testing.assert_close(flat, original * (0.5 / norm), rtol=1e-5, atol=0)
-    gradients.begin_step(2)
-    assert gradients.clip(1.0).item() == 0
-    assert not flat.any()
+    placement = Whole(model, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    original = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), original, strict=True):
+        parameter.grad = gradient.clone()
+    norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in original))
+    assert placement.clip(2 * norm).item() == pytest.approx(norm, rel=1e-5)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), original, strict=True))
+    placement.clip(0.5)
+    for parameter, gradient in zip(model.parameters(), original, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * (0.5 / norm), rtol=1e-5, atol=0)
+    placement.begin_step(2)
+    assert placement.clip(1.0).item() == 0
 
 
 def test_weights_are_float32_under_bfloat16_arithmetic() -> None:

@@ -11,6 +11,7 @@ from tiny_training import CONFIG, EXECUTION, lose_second_worker, metrics_of, wri
 from components.artifacts import Shards
 from components.flow.stage_run import StageRun
 from components.training.config import TrainingExecution
+from components.training.ray_train import WorkersLost
 from components.training.stage import _carry_out, _checkpoint, _initial_weights, pretrain
 
 pytestmark = pytest.mark.ray
@@ -70,7 +71,7 @@ def test_one_loss_too_many_ends_it_and_the_next_run_goes_on(
     ray_local: None, shards: Shards, alone: StageRun, tmp_path: Path
 ) -> None:
     execution = replace(EXECUTION, max_failures=0)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(WorkersLost, match=r"lost: rank 1 \(\w+\); .* of step 10: 1, allowed \(max_failures\): 0"):
         train_on_ray(tmp_path, shards, execution, (14,))
     run = train_on_ray(tmp_path, shards, execution, (9,))  # it does not come past that step again
     assert not (tmp_path / "killed-at-9").exists()
