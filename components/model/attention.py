@@ -37,37 +37,42 @@ class AttentionInBlocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
         T, E = q_BHTE.shape[2:]
-        q_NTE, k_NTE, v_NTE = (x.reshape(-1, T, E) for x in (q_BHTE, k_BHTE, v_BHTE))
-        future_TT = torch.full((T, T), -math.inf, dtype=q_NTE.dtype).triu(1)
-        outs, probabilities = [], []
+        k_NTE, v_NTE = k_BHTE.reshape(-1, T, E), v_BHTE.reshape(-1, T, E)
+        future_TT = torch.full((T, T), -math.inf, dtype=k_NTE.dtype).triu(1)
+        queries, probabilities, outs = _blocks(q_BHTE), [], []
         with torch.autocast("cpu", enabled=False):  # it would take the softmax to float32 and back
-            for start in range(0, T, BLOCK):
+            for start, q_NQE in zip(range(0, T, BLOCK), queries, strict=True):
                 end = min(start + BLOCK, T)
-                scores_NQS = torch.baddbmm(
-                    future_TT[start:end, :end], q_NTE[:, start:end], k_NTE[:, :end].mT, alpha=E**-0.5
-                )
+                scores_NQS = torch.baddbmm(future_TT[start:end, :end], q_NQE, k_NTE[:, :end].mT, alpha=E**-0.5)
                 p_NQS = scores_NQS.softmax(-1)
                 outs.append(p_NQS @ v_NTE[:, :end])
                 probabilities.append(p_NQS)
-        ctx.save_for_backward(q_NTE, k_NTE, v_NTE, *probabilities)
+        ctx.save_for_backward(k_NTE, v_NTE, *queries, *probabilities)
         return torch.cat(outs, 1).view(q_BHTE.shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (out_BHTE,) = gradients
-        q_NTE, k_NTE, v_NTE, *probabilities = ctx.saved_tensors
-        T, E = q_NTE.shape[1:]
-        out_NTE = out_BHTE.reshape(q_NTE.shape)
-        exact = torch.promote_types(q_NTE.dtype, torch.float32)
+        k_NTE, v_NTE, *by_block = ctx.saved_tensors
+        T, E = k_NTE.shape[1:]
+        blocks = len(by_block) // 2
+        exact = torch.promote_types(k_NTE.dtype, torch.float32)
         dq, dk_NTE, dv_NTE = [], torch.zeros_like(k_NTE, dtype=exact), torch.zeros_like(v_NTE, dtype=exact)
-        for start, p_NQS in zip(range(0, T, BLOCK), probabilities, strict=True):
+        for start, q_NQE, p_NQS, out_NQE in zip(
+            range(0, T, BLOCK), by_block[:blocks], by_block[blocks:], _blocks(out_BHTE), strict=True
+        ):
             end = min(start + BLOCK, T)
-            out_NQE = out_NTE[:, start:end]
             dp_NQS = out_NQE @ v_NTE[:, :end].mT
             ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
             dq.append(ds_NQS @ k_NTE[:, :end])
-            dk_NTE[:, :end] += ds_NQS.mT @ q_NTE[:, start:end]
+            dk_NTE[:, :end] += ds_NQS.mT @ q_NQE
             dv_NTE[:, :end] += p_NQS.mT @ out_NQE
         parts = torch.cat(dq, 1).mul_(E**-0.5), dk_NTE.mul_(E**-0.5), dv_NTE
-        dq_BHTE, dk_BHTE, dv_BHTE = (x.to(q_NTE.dtype).view(out_BHTE.shape) for x in parts)
+        dq_BHTE, dk_BHTE, dv_BHTE = (x.to(k_NTE.dtype).view(out_BHTE.shape) for x in parts)
         return dq_BHTE, dk_BHTE, dv_BHTE
+
+
+def _blocks(x_BHTE: Tensor) -> list[Tensor]:
+    """Of (N, Q, E), each in memory of its own: a product would otherwise copy it every time."""
+    T, E = x_BHTE.shape[2:]
+    return [x_BHTE[:, :, s : s + BLOCK].reshape(-1, min(BLOCK, T - s), E).contiguous() for s in range(0, T, BLOCK)]

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler would say on the terminal that it starts and stops
+
 TRACE = "trace.json.gz"
 STEPS_BEFORE = 2
 """Steps of an attempt that are no part of the trace: they set up what later ones find there."""
