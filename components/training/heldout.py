@@ -52,8 +52,7 @@ def look(
         for choices_KT in choices_KBT[:, there].unbind(1):
             runs = accepted_runs(choices_KT).tolist()
             histogram_K += torch.tensor(step_histogram(runs, K), dtype=torch.float64, device=device)
-    for i in range(K):
-        placement.head_done(i)
+    placement.end_look()
     sum_over_workers(sums_K3)
     values = {"heldout/tokens_per_forward": tokens_per_forward_of(sum_over_workers(histogram_K).tolist())}
     for i, (loss, correct, count) in enumerate(sums_K3.tolist()):

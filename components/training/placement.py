@@ -53,6 +53,9 @@ class Placement(Protocol):
     def clip(self, largest_norm: float) -> Tensor:
         """Scale the whole gradient down to `largest_norm` if it is longer; returns its 2-norm before that."""
 
+    def end_look(self) -> None:
+        """After forward passes without a backward: what they left whole is given up."""
+
     def own_tensors(self) -> list[Tensor]:
         """What is held from step to step besides parameters and the optimizer's state."""
 
@@ -209,6 +212,8 @@ class Whole:
         torch._foreach_mul_(tensors, (largest_norm / norm).clamp(max=1.0))
         return norm
 
+    def end_look(self) -> None: ...
+
     def own_tensors(self) -> list[Tensor]:
         return [*self.gradients.own_tensors(), *self.tables.unembeddings]
 
@@ -296,6 +301,12 @@ class Sharded:
         shrink = (largest_norm / norm).clamp(max=1.0)
         torch._foreach_mul_([*parts, self.gains.buffer], shrink)
         return norm
+
+    def end_look(self) -> None:
+        layers: list[Any] = [*self.model.trunk, *self._heads]
+        for layer in layers:
+            layer.reshard()  # a whole layer is a copy in the products' precision, and would be what is saved
+        self.tables = None  # type: ignore[assignment]
 
     def own_tensors(self) -> list[Tensor]:
         return [self.gains.buffer]

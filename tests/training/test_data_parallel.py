@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
 from two_workers import Tiny, train_together
 
@@ -69,6 +70,28 @@ def test_a_sharded_step_is_the_whole_model_s(shards: Path, tmp_path: Path) -> No
         assert "heldout/tokens_per_forward" in lines[1], name
         for line, reference in zip(lines, expected, strict=True):
             assert line == pytest.approx(reference, rel=1e-5), name
+
+
+def test_a_look_at_heldout_text_changes_nothing_in_a_checkpoint(shards: Path, tmp_path: Path) -> None:
+    """In parts that stay whole after a forward pass, in the products' precision: the parts are what is saved."""
+    config = steps(CONFIG, 4)
+    config = replace(config, training=replace(config.training, precision="bfloat16"))
+    way = replace(SHARDED, reshard_after_forward=False, checkpoint_every=2, evaluate_tokens=160)
+    runs = train_together(
+        [Tiny(config, replace(way, evaluate_every=every), shards, tmp_path / str(every)) for every in (0, 2)]
+    )
+    for step in (2, 4):
+        without, with_look = (saved_tensors(checkpoint_path(run.work / "checkpoints", step)) for run in runs)
+        assert without.keys() == with_look.keys()
+        for name, tensor in without.items():
+            assert torch.equal(with_look[name], tensor), name
+            assert tensor.dtype != torch.bfloat16, name
+
+
+def saved_tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    files = sorted(checkpoint.rglob("*.safetensors"))
+    assert files
+    return {f"{path.name}: {name}": tensor for path in files for name, tensor in load_file(path).items()}
 
 
 @pytest.mark.parametrize("sharding", ["none", "full"])
