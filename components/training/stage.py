@@ -244,8 +244,10 @@ def _open_heldout(shards: Path, config: PretrainConfig, execution: TrainingExecu
 
     from components.shards.reader import TokenReader
     from components.training.heldout import HeldOut
+    from components.training.parallel import own_share
 
     reader = TokenReader(shards, "validation")
+    reader.verify(own_share(reader.n_shards))
     context, length = config.training.context_length, config.training.context_length + config.model.n_future_tokens
     windows = max(1, min(execution.evaluate_tokens // context, (reader.n_tokens - length) // context))
     starts = [index * (reader.n_tokens - length) // windows for index in range(windows)]

@@ -53,8 +53,7 @@ def work(job: Job) -> None:
     state = make_state(job.model, job.config, job.execution, device)
     set_weights(state.model, job.initial_weights())
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
-    data = _open(job, device)
-    heldout = job.open_heldout() if job.open_heldout and job.execution.evaluate_every else None
+    data, heldout = _open(job, device)
     train(state, job.config, job.execution, data, job.checkpoints, reporter, heldout)
 
 
@@ -71,17 +70,19 @@ def make_state(
     return TrainState.fresh(empty, config, place(empty, config, execution, device, memory))
 
 
-def _open(job: Job, device: torch.device) -> Batches:
-    """The data, once no worker finds fault with its share: nobody waits for one that has given up."""
-    data, fault = None, ""
+def _open(job: Job, device: torch.device) -> tuple[Batches, HeldOut | None]:
+    """Data and held-out text, once no worker finds fault with its share: nobody waits for one that has given up."""
+    data, heldout, fault = None, None, ""
     try:
         data = job.open_data(device)
+        if job.open_heldout and job.execution.evaluate_every:
+            heldout = job.open_heldout()
     except (ValueError, OSError) as error:
         fault = str(error)
     if faults := [said for said in dict.fromkeys(from_all_workers(fault)) if said]:
         raise UnusableData("\n".join(faults))
     assert data is not None
-    return data
+    return data, heldout
 
 
 def keep_freed_memory() -> None:

@@ -1,5 +1,6 @@
 """A shard with one flipped byte is named before it is trained on, by every worker."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +29,15 @@ def test_one_worker_names_it_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(UnusableData, match=f"shard {shards.path / DAMAGED}; delete the folder {shards.path} and give"):
         pretrain(CONFIG, shards, run)
     assert not run.metrics_path.exists()
+
+
+def test_damaged_heldout_text_is_named_where_it_would_be_looked_at(tmp_path: Path) -> None:
+    shards = write_shards(tmp_path / "shards")
+    damaged = next((shards.path / "validation").glob("*.arrow"))
+    flip_a_byte(damaged)
+    with pytest.raises(UnusableData, match=f"shard {damaged}; delete"):
+        pretrain(CONFIG, shards, StageRun.local(tmp_path / "looks", replace(EXECUTION, evaluate_every=5)))
+    pretrain(CONFIG, shards, StageRun.local(tmp_path / "does-not", EXECUTION))
 
 
 def worker(rank: int, directory: Path) -> None:
