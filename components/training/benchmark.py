@@ -56,9 +56,9 @@ def _llama(layers: int, dim: int, heads: int, vocabulary: int) -> ModelConfig:
 
 
 SIZES: Mapping[str, Size] = {
-    "5m": Size(_llama(6, 256, 4, 4096), 256, 8, 15),
-    "30m": Size(_llama(10, 512, 8, 8192), 256, 8, 9),
-    "100m": Size(_llama(12, 768, 12, 32000), 256, 14, 5),
+    "5m": Size(_llama(6, 256, 4, 4096), 256, 8, 11),
+    "30m": Size(_llama(10, 512, 8, 8192), 256, 8, 7),
+    "100m": Size(_llama(12, 768, 12, 32000), 256, 18, 4),
     "0.3b": Size(_llama(18, 1024, 16, 32000), 4096, 4, 15),
     "1.3b": Size(_llama(24, 2048, 16, 32000), 4096, 2, 9, together=False),
 }
@@ -103,16 +103,18 @@ def our_step(size: Size, n: int, compiled: bool, device: torch.device) -> Step:
 
 
 def naive_arm(size: Size, n: int, compiled: bool, device: torch.device) -> tuple[TrainState, Step]:
-    """The same model and optimizer, but the logits of all heads at once and one backward pass over their sum."""
+    """The same model and optimizer, but the losses of all heads are there before one backward pass over their sum."""
     state, (tokens, targets), config = state_of(size, n, compiled, device), _batch(size, n, device), config_of(size)
+    model = state.model
 
     def step() -> None:
         state.placement.begin_step(n)
         with torch.autocast(device.type, torch.bfloat16):
-            logits = state.model(tokens)
+            rotary = model.rotary(size.context, device)
+            states = model.forward_heads(model.forward_trunk(model.embedding(tokens), rotary), rotary, n)
             losses = [
-                F.cross_entropy(of_head.flatten(0, 1).float(), target.flatten())
-                for of_head, target in zip(logits, targets, strict=True)
+                F.cross_entropy(model.head_unembedding(i)(h_BTD).flatten(0, 1).float(), target.flatten())
+                for i, (h_BTD, target) in enumerate(zip(states, targets, strict=True))
             ]
         torch.autograd.backward(torch.stack(losses).sum())
         state.placement.finish()
@@ -177,7 +179,7 @@ def matmul_rate(device: torch.device, size: int) -> float:
 
 
 def fastest(
-    arms: Mapping[str, Callable[[], Step]], device: torch.device, tries: int = 2
+    arms: Mapping[str, Callable[[], Step]], device: torch.device, tries: int = 1
 ) -> tuple[str, dict[str, float]]:
     """The name of the fastest of several settings, and the best time of each; one that does not run is left out."""
     times: dict[str, float] = {}
@@ -201,12 +203,12 @@ def clear(device: torch.device) -> None:
 
 
 def flops(size: Size, n: int, device: torch.device) -> int:
-    """FLOPs of a step by torch's counter, of the layers as they are written."""
-    step = our_step(size, n, False, device)
+    """FLOPs of a step by torch's counter, of the layers as they are written; those of a sequence, so many times."""
+    step = our_step(replace(size, sequences=1), n, False, device)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm: _addmm_flops}) as counter:
         step()
-    counted: int = counter.get_total_flops()
-    return counted
+    of_sequence: int = counter.get_total_flops()
+    return size.sequences * of_sequence
 
 
 def _addmm_flops(_: Sequence[int], a: Sequence[int], b: Sequence[int], *rest: object, **named: object) -> int:
@@ -290,7 +292,6 @@ def take_turns(
         arms = {arm: make() for arm, make in makers.items()}
         for step in arms.values():
             step()
-            step()
         for _ in range(rounds):
             for arm, step in arms.items():
                 times[arm].append(seconds(step, device))
@@ -335,8 +336,9 @@ def _peak_in_this_process(name: str, arm: str, compiled: bool, threads: int) -> 
 
 def peak_of_allocator(state: TrainState, step: Step) -> int:
     """Most bytes of live tensors while `step` runs, those of `state` included: from every allocation that torch's
-    profiler saw, since its memory tracker sees nothing of what compiled code allocates. Gradients of the step before
-    are not counted: that they go is the first that happens, and it is not told."""
+    profiler saw, since its memory tracker sees nothing of what compiled code allocates."""
+    for parameter in state.model.parameters():
+        parameter.grad = None  # as the step begins; the profiler would not see them go
     held = [*state.model.parameters(), *kept(state)["optimizer"], *state.placement.own_tensors()]
     before = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
