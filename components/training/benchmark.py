@@ -178,16 +178,14 @@ def matmul_rate(device: torch.device, size: int) -> float:
     return 2 * size**3 / min(seconds(lambda: void(a @ b), device) for _ in range(10))
 
 
-def fastest(
-    arms: Mapping[str, Callable[[], Step]], device: torch.device, tries: int = 1
-) -> tuple[str, dict[str, float]]:
-    """The name of the fastest of several settings, and the best time of each; one that does not run is left out."""
+def fastest(arms: Mapping[str, Callable[[], Step]], device: torch.device) -> tuple[str, dict[str, float]]:
+    """The name of the fastest of several settings, and each one's second step; one that does not run is left out."""
     times: dict[str, float] = {}
     for name, make in arms.items():
         try:
             step = make()
             step()
-            times[name] = min(seconds(step, device) for _ in range(tries))
+            times[name] = seconds(step, device)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {str(error)[:200]}", file=sys.stderr)
         step = None  # type: ignore[assignment]
