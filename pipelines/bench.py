@@ -196,7 +196,7 @@ class TrainSubject:
     """What subject=train takes."""
 
     sizes: tuple[str, ...] = ()
-    """Of components/training/benchmark.py; none: 5m, 30m and 100m on a CPU, 0.3b and 1.3b on a GPU."""
+    """Of components/training/benchmark_arms.py; none: 5m, 30m and 100m on a CPU, 0.3b and 1.3b on a GPU."""
     threads: int | None = None
     """CPU threads of a step; None: all cores."""
 
@@ -218,7 +218,8 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     import torch
 
     from components.decoding.machine import describe
-    from components.training.benchmark import SIZES, measure
+    from components.training.benchmark import measure
+    from components.training.benchmark_arms import SIZES
 
     subject: TrainSubject = parse(arguments, TrainSubject)
     on_gpu = torch.cuda.is_available()
@@ -232,7 +233,7 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
         "subject": "train",
         **{figure: {row["size"]: row[figure] for row in rows} for figure in TRAIN_FIGURES},
         "machine": {**describe(), "threads": torch.get_num_threads()},
-        "quiet": all(row["quiet"] is not False for row in rows),
+        "quiet": all(row["quiet"] for row in rows),  # where the system does not tell, it is not known to be
         "text": "",
         "rows": rows,
     }

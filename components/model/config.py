@@ -156,24 +156,25 @@ class ModelConfig:
         """Parameters of the matrices of all layers and heads, embedding and unembedding aside."""
         return self.n_layers * self.layer_matrix_parameters() + self.n_head_matrices * self.dim**2
 
-    def flops_per_token(self, context_length: int) -> int:
-        """Training FLOPs per token: forward and backward of matrix products, all heads, attention over the whole
-        context as torch's FlopCounterMode counts it (causality not subtracted)."""
-        unembeddings = self.n_future_tokens * self.vocabulary_size * self.dim
-        matrices = self.matrix_parameters() + unembeddings
-        attention = self.n_layers * 2 * context_length * self.n_attention_heads * self.head_dim
-        return 6 * (matrices + attention)
+    def flops_per_token(self, context_length: int, k: int | None = None) -> int:
+        """Training FLOPs per token of the first `k` heads (default: all): forward and backward of matrix products,
+        attention over the whole context as torch's FlopCounterMode counts it (causality not subtracted)."""
+        k = self.n_future_tokens if k is None else k
+        tables_and_matrices = k * self.vocabulary_size * self.dim + min(k - 1, self.n_head_matrices) * self.dim**2
+        return 3 * (self.layer_flops_per_token(context_length, k) + 2 * tables_and_matrices)
 
-    def layer_flops_per_token(self, context_length: int) -> int:
-        """Forward FLOPs per token of all layers: what activation checkpointing computes a second time."""
+    def layer_flops_per_token(self, context_length: int, k: int | None = None) -> int:
+        """Forward FLOPs per token of the layers that the first `k` heads (default: all) need: what activation
+        checkpointing computes a second time."""
         attention = 2 * context_length * self.n_attention_heads * self.head_dim
-        return 2 * self.n_layers * (self.layer_matrix_parameters() + attention)
+        return 2 * self._layers_run(k) * (self.layer_matrix_parameters() + attention)
 
     def kv_bytes_per_token(self, bytes_per_value: int = 2, k: int | None = None) -> int:
         """Cache bytes per token and sequence when decoding with `k` heads (default: all)."""
-        k = self.n_future_tokens if k is None else k
-        layers = self.n_trunk_layers + self.head_layers_run(k)
-        return layers * 2 * self.kv_heads * self.head_dim * bytes_per_value
+        return self._layers_run(k) * 2 * self.kv_heads * self.head_dim * bytes_per_value
+
+    def _layers_run(self, k: int | None) -> int:
+        return self.n_trunk_layers + self.head_layers_run(self.n_future_tokens if k is None else k)
 
 
 def with_heads(config: ModelConfig, n_future_tokens: int) -> ModelConfig:

@@ -207,9 +207,10 @@ class TrainingExecution:
     keep_checkpoints: int = 2
     """Newest checkpoints kept; a damaged last one falls back to the one before."""
     asynchronous_checkpoints: bool = False
-    """Write checkpoints from a copy in main memory while training goes on; else training waits for them."""
+    """Write checkpoints from a copy in main memory (12 bytes a parameter) while training goes on; else training waits
+    for them."""
     evaluate_every: int = 0
-    """Steps between two looks at held-out text: loss of every head and the accepted run; 0: none."""
+    """In pretraining, steps between two looks at held-out text: loss of every head and the accepted run; 0: none."""
     evaluate_tokens: int = 16384
     """Tokens of held-out text looked at each time."""
     profile_steps: int = 0
@@ -238,6 +239,12 @@ class TrainingExecution:
         faults.check("gradient_sync", self.gradient_sync in get_args(GradientSync), "use 'step' or 'micro_batch'")
         faults.check("gpus_per_worker", self.gpus_per_worker in (0, 1), "a worker drives no GPU (0) or one (1)")
         faults.end()
+
+    def separate_gradients(self, workers: int) -> bool:
+        """Whether gradients stay the tensors that autograd makes, one for each parameter, rather than views of one
+        buffer: less to move and to hold for one worker on a CPU. What several send lies best in one piece, and on a GPU
+        what is said of time and memory was measured with one buffer."""
+        return workers == 1 and not self.gpus_per_worker
 
     @property
     def fewest_workers(self) -> int:

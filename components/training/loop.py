@@ -32,9 +32,10 @@ from components.training.loss import IGNORE, HeadSums, multi_token_backward
 from components.training.metrics import Interval, OwnTimes, StepResult, matmul_flops, progress_text, step_metrics
 from components.training.optimizer import Optimizer
 from components.training.parallel import rank_and_workers, sum_over_workers
-from components.training.placement import Placement, Whole, dtype_of
+from components.training.placement import Placement, dtype_of
 from components.training.schedule import active_heads, learning_rate
 from components.training.trace import TRACE, part, traced
+from components.training.whole import Whole
 
 Batch = tuple[Tensor, Tensor]
 """tokens_GT and targets_KGT of this worker's share of one step."""
@@ -80,8 +81,13 @@ class TrainState:
 
     @staticmethod
     def fresh(model: MultiTokenTransformer, config: TrainingConfig, placement: Placement | None = None) -> "TrainState":
-        """The state before step 1, with the model's weights as they are; placed as it is, whole, if not otherwise."""
-        return TrainState(model.train(), placement or Whole(model, dtype_of(config)), Optimizer(model, config))
+        """The state before step 1, with the model's weights as they are; placed as for one process on a CPU, if not
+        otherwise."""
+        return TrainState(
+            model.train(),
+            placement or Whole(model, dtype_of(config), separate_gradients=True),
+            Optimizer(model, config),
+        )
 
     @property
     def device(self) -> torch.device:

@@ -28,17 +28,19 @@ def training_memory(
     sequences = min(execution.micro_batch_sequences, share)
     sharded = execution.sharding == "full" and workers > 1
     parts = workers if sharded else 1
-    separate = workers == 1 and not execution.gpus_per_worker and share <= sequences
+    separate = execution.separate_gradients(workers) and share <= sequences
     step = _Step(model, config, execution, sequences * config.context_length, sharded, share > sequences, separate)
     moments = step.at_head(), step.in_head(), step.on_the_way_back(), step.almost_back()
     activations, working, to_come = max(moments, key=lambda moment: moment[0] + moment[1] - 4 * moment[2])
     parameters = model.n_parameters()
+    copied = execution.asynchronous_checkpoints and not execution.gpus_per_worker  # a GPU's copy is not on the GPU
     return {
         "parameters": 4 * parameters // parts,
         "gradients": 4 * (parameters - to_come) // parts,
         "optimizer": 8 * parameters // parts,
         "activations": activations,
         "working": working + step.whole_tables(),
+        **({"checkpoint": 12 * parameters // parts} if copied else {}),
     }
 
 
@@ -56,7 +58,8 @@ class _Step:
     several: bool
     """Whether it has more than one micro-batch."""
     separate: bool
-    """Whether gradients come one by one (placement.separate_gradients) and none is there from a micro-batch before."""
+    """Whether gradients come one by one (TrainingExecution.separate_gradients) and none is there from a micro-batch
+    before."""
 
     @property
     def value_bytes(self) -> int:

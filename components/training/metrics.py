@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from components.model.config import ModelConfig
 from components.training.config import Precision, TrainingConfig
 from components.training.loss import HeadSums
 from components.training.parallel import from_all_workers
-from components.training.schedule import learning_rate
+from components.training.schedule import learning_rate, mean_over_steps
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def step_metrics(
             values[f"loss/head_{i + 1}"] = interval.loss[i] / count
             values[f"top1/head_{i + 1}"] = interval.correct[i] / count
     tokens_per_second = interval.steps * config.batch_tokens / interval.seconds
-    flops_per_second = tokens_per_second * model.flops_per_token(config.context_length)
+    of_heads = partial(model.flops_per_token, config.context_length)
+    flops_per_token = mean_over_steps(config, model.n_future_tokens, of_heads, step - interval.steps, step)
+    flops_per_second = tokens_per_second * flops_per_token
     return values | {
         "train/learning_rate": learning_rate(config, step - 1),
         "train/gradient_norm": result.gradient_norm.item(),

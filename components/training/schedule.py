@@ -2,6 +2,8 @@
 cosine) and how many prediction heads count."""
 
 import math
+from collections import Counter
+from collections.abc import Callable
 
 from components.training.config import TrainingConfig
 
@@ -29,3 +31,14 @@ def active_heads(config: TrainingConfig, step: int, n_future_tokens: int) -> int
     if config.curriculum == "reverse":
         return max(1, n_future_tokens - stage)
     return n_future_tokens
+
+
+def mean_over_steps(
+    config: TrainingConfig, n_future_tokens: int, cost: Callable[[int], float], first: int = 0, end: int | None = None
+) -> float:
+    """The mean of `cost` of the heads that count, over the steps from `first` up to before `end` (default: all)."""
+    steps = range(first, config.steps if end is None else end)
+    if config.curriculum == "none" or not steps:
+        return cost(n_future_tokens)
+    counts = Counter(active_heads(config, step, n_future_tokens) for step in steps)
+    return sum(times * cost(k) for k, times in counts.items()) / len(steps)

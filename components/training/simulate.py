@@ -26,7 +26,6 @@ from torch import Tensor
 from components.model import transformer
 from components.model.config import ModelConfig
 from components.training import loss
-from components.training import placement as placements
 from components.training.config import NotSimulated, TrainingConfig, TrainingExecution
 from components.training.loop import Batch, TrainState, gradient_of_batch
 from components.training.schedule import learning_rate
@@ -78,7 +77,7 @@ def simulate(
     micro_batches = -(-share // execution.micro_batch_sequences)
     seen = min(micro_batches, SEEN_MICRO_BATCHES)
     sequences = share - (micro_batches - seen) * execution.micro_batch_sequences
-    with _others(workers), _on_gpu(execution.gpus_per_worker > 0):
+    with simulated_workers(workers), _on_gpu(execution.gpus_per_worker > 0):
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         simulated = FakeTensorMode(allow_non_fake_inputs=True)
@@ -151,7 +150,7 @@ def _batch(model: ModelConfig, config: TrainingConfig, workers: int, sequences: 
 
 
 @contextmanager
-def _others(workers: int) -> Iterator[None]:
+def simulated_workers(workers: int) -> Iterator[None]:
     """A process group of so many workers, of which this process is the first and the only one."""
     if workers == 1:
         yield
@@ -178,7 +177,6 @@ def _on_gpu(yes: bool) -> Iterator[None]:
     ways: list[tuple[Any, str, Any]] = [
         (loss, "CHUNK_TOKENS", {"cpu": loss.CHUNK_TOKENS["cuda"]}),
         (loss, "add_product", _add_product),
-        (placements, "separate_gradients", lambda _: False),
         (transformer, "causal_attention", _fused_attention),
         (transformer.RMSNorm, "forward", _fused_norm),
     ]

@@ -19,6 +19,7 @@ from components.flow.stage_run import StageRun
 from components.model.config import ModelConfig, with_heads
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.memory import training_memory
+from components.training.schedule import mean_over_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +34,11 @@ if TYPE_CHECKING:
 def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) -> Cost:
     """FLOPs and memory by counting (`ModelConfig.flops_per_token`, `memory.training_memory`)."""
     execution = at.execution or TrainingExecution()
-    again = model.layer_flops_per_token(training.context_length) if execution.activation_checkpointing else 0
-    flops_per_token = model.flops_per_token(training.context_length) + again
+    again = 0.0
+    if execution.activation_checkpointing:
+        of_layers = partial(model.layer_flops_per_token, training.context_length)
+        again = mean_over_steps(training, model.n_future_tokens, of_layers)
+    flops_per_token = _flops_per_token(training, model) + again
     note = f"{scaled(model.n_parameters())} parameters"
     if again:
         note += f", {100 * again / flops_per_token:.0f} % recomputed"
@@ -53,6 +57,11 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
         note=note,
         expects={"model": dataclasses.asdict(model), "parameters": model.n_parameters()},
     )
+
+
+def _flops_per_token(training: TrainingConfig, model: ModelConfig) -> float:
+    """Over the whole training: heads that rest cost nothing."""
+    return mean_over_steps(training, model.n_future_tokens, partial(model.flops_per_token, training.context_length))
 
 
 def _pretrain_cost(at: Outlook) -> Cost:
@@ -303,7 +312,7 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
         parameters=model.config.n_parameters(),
         steps=config.steps,
         tokens=config.tokens,
-        training_flops=float(config.tokens * model.config.flops_per_token(config.context_length)),
+        training_flops=float(config.tokens * _flops_per_token(config, model.config)),
         training_seconds=state["seconds"],
         training_threads=execution.workers * _threads_per_worker(execution, run),
         n_pretrained=n_pretrained,

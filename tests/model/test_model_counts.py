@@ -40,9 +40,11 @@ def test_training_flops_are_counted(config: ModelConfig) -> None:
     """FlopCounterMode counts the whole score matrix; the plain kernel recomputes nothing in its backward."""
     model = MultiTokenTransformer(config)
     tokens = torch.zeros(2, 16, dtype=torch.long)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model(tokens).sum().backward()
-    assert counter.get_total_flops() == 2 * 16 * config.flops_per_token(16)
+    for k in range(1, config.n_future_tokens + 1):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            model(tokens, heads=k).sum().backward()
+        assert counter.get_total_flops() == 2 * 16 * config.flops_per_token(16, k)
+    assert config.flops_per_token(16) == config.flops_per_token(16, config.n_future_tokens)
 
 
 LAYER = 4 * 96 * 96 + 3 * 96 * 256 + 2 * 96
@@ -111,7 +113,8 @@ def test_layer_flops_are_those_of_the_forward_behind_the_embedding() -> None:
     """With no unembedding to speak of, and no matrices beside the layers, all FLOPs are theirs."""
     config = ModelConfig(dim=64, layers=5, n_attention_heads=4, vocabulary_size=2, n_future_tokens=3, extra_layers=True)
     model = MultiTokenTransformer(config)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        model(torch.zeros(1, 16, dtype=torch.long))
-    unembeddings = 2 * 3 * 2 * 64
-    assert counter.get_total_flops() == 16 * (config.layer_flops_per_token(16) + unembeddings)
+    for k in (1, 2, 3):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            model(torch.zeros(1, 16, dtype=torch.long), heads=k)
+        unembeddings = 2 * k * 2 * 64
+        assert counter.get_total_flops() == 16 * (config.layer_flops_per_token(16, k) + unembeddings)

@@ -1,7 +1,9 @@
 """How many heads count, and how much each: what rests rests whole, and what counts is weighed as it should be."""
 
+import json
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from math import floor
 from pathlib import Path
 from typing import get_args
@@ -10,18 +12,23 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_training import CONFIG, EXECUTION, Stopped, metrics_of, stop_at, write_shards
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from components.artifacts import Shards
 from components.flow.stage_run import StageRun
 from components.model.config import Arrangement, ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.checkpoint import checkpoint_path, read_state
-from components.training.config import PretrainConfig, TrainingConfig
+from components.training.config import Curriculum, PretrainConfig, TrainingConfig, TrainingExecution
+from components.training.gradients import only_used_by
 from components.training.loop import TrainState, gradient_of_batch, train_step
 from components.training.loss import window_targets
-from components.training.placement import Whole, only_used_by
-from components.training.schedule import active_heads
+from components.training.schedule import active_heads, mean_over_steps
+from components.training.simulate import simulated_workers, watched_step
 from components.training.stage import pretrain
+from components.training.whole import Whole
+from components.training.worker import make_state
 
 K = 3
 STEPS = 9
@@ -60,6 +67,35 @@ def test_the_number_of_heads_is_aynetdinov_and_akbik_s(steps: int, k_max: int) -
         assert active_heads(config(steps=steps, curriculum="forward"), e, k_max) == min(k_max, stage + 1)
         assert active_heads(config(steps=steps, curriculum="reverse"), e, k_max) == max(1, k_max - stage)
         assert active_heads(config(steps=steps), e, k_max) == k_max
+
+
+@pytest.mark.parametrize("curriculum", get_args(Curriculum))
+@pytest.mark.parametrize("arrangement", get_args(Arrangement))
+def test_heads_that_rest_cost_no_flops(arrangement: str, curriculum: str) -> None:
+    model, wanted = model_of(arrangement), config(curriculum=curriculum)
+    state = TrainState.fresh(model, wanted)
+    of_heads = partial(model.config.flops_per_token, 16)
+    counts = []
+    for step in range(STEPS):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            train_step(state, batch_of(step), wanted, micro_batch_sequences=4)
+        counts.append(counter.get_total_flops())
+        assert counts[-1] == 64 * mean_over_steps(wanted, K, of_heads, step, step + 1)
+    assert sum(counts) == pytest.approx(wanted.tokens * mean_over_steps(wanted, K, of_heads), rel=1e-12)
+
+
+@pytest.mark.parametrize("arrangement", get_args(Arrangement))
+def test_data_parallel_workers_send_nothing_of_heads_that_rest(arrangement: str) -> None:
+    shape, wanted = model_of(arrangement).config, config(curriculum="forward")
+    with simulated_workers(2):
+        state = make_state(shape, wanted, TrainingExecution(workers=2), torch.device("cpu"))
+        state.model.init_weights(1)
+        for step in range(STEPS):
+            idle = only_used_by(state.model, active := active_heads(wanted, step, K))
+            watch, _ = watched_step(state, batch_of(step), wanted, TrainingExecution(workers=2))
+            payload = sum(times * c.payload_bytes for c, times in watch.collectives.items())
+            small = 8 * active + 3 * 8 * active  # targets that count, and sums of the losses
+            assert payload - small == 4 * (shape.n_parameters() - sum(p.numel() for p in idle))
 
 
 def everything(state: TrainState, parameter: torch.nn.Parameter) -> dict[str, torch.Tensor]:
@@ -144,8 +180,14 @@ def test_stopped_in_the_middle_of_a_curriculum_it_goes_on_bit_for_bit(
 )
 def test_metrics_have_the_heads_that_count(shards: Shards, tmp_path: Path, curriculum: str, heads: list[int]) -> None:
     run = StageRun.local(tmp_path, replace(EXECUTION, log_every=1))
-    pretrain(training(curriculum=curriculum), shards, run)
-    for line, active in zip(metrics_of(run), heads, strict=True):
+    checkpoint = pretrain(training(curriculum=curriculum), shards, run)
+    of_heads = partial(training().model.flops_per_token, CONFIG.training.context_length)
+    flops = checkpoint.tokens * sum(map(of_heads, heads)) / 12
+    assert checkpoint.training_flops == pytest.approx(flops)
+    lines = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    for line, active in zip(lines, heads, strict=True):
         for kind in ("loss", "top1"):
             named = sorted(name for name in line if name.startswith(f"{kind}/"))
             assert named == [f"{kind}/head_{i}" for i in range(1, active + 1)]
+        per_token = line["speed/flops_per_second"] / line["speed/tokens_per_second"]
+        assert per_token == pytest.approx(of_heads(active))

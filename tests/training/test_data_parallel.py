@@ -14,8 +14,8 @@ from two_workers import Tiny, train_together
 from components.model.config import Arrangement
 from components.training.checkpoint import checkpoint_path, load_trained_model
 from components.training.config import PretrainConfig
+from components.training.gradients import norm_of
 from components.training.parallel import own_share
-from components.training.placement import norm_of
 
 SHARDED = replace(EXECUTION, workers=2, sharding="full", micro_batch_sequences=3)
 
@@ -47,19 +47,23 @@ def test_two_workers_learn_what_one_learns_over_50_steps(shards: Path, tmp_path:
             torch.testing.assert_close(model.get_parameter(name), parameter, rtol=1e-3, atol=1e-4, msg=name)
 
 
-OTHER_WAYS: dict[str, tuple[dict, dict]] = {
-    **{a: ({"arrangement": a}, {}) for a in get_args(Arrangement) if a != "parallel"},
-    "tied": ({"tied_embeddings": True}, {}),
-    "odd": ({"n_kv_heads": 2}, {"gradient_sync": "micro_batch"}),
-    "kept": ({}, {"reshard_after_forward": False, "activation_checkpointing": True}),
+OTHER_WAYS: dict[str, tuple[dict, dict, dict]] = {
+    **{a: ({"arrangement": a}, {}, {}) for a in get_args(Arrangement) if a != "parallel"},
+    "tied": ({"tied_embeddings": True}, {}, {}),
+    "odd": ({"n_kv_heads": 2}, {"gradient_sync": "micro_batch"}, {}),
+    "kept": ({}, {"reshard_after_forward": False, "activation_checkpointing": True}, {}),
+    "ever more heads": ({}, {}, {"curriculum": "forward"}),
+    "whole, ever more heads": ({"arrangement": "replicated"}, {"sharding": "none"}, {"curriculum": "forward"}),
+    "whole, ever fewer heads": ({"arrangement": "linear"}, {"sharding": "none"}, {"curriculum": "reverse"}),
 }
 
 
-def test_a_sharded_step_is_the_whole_model_s(shards: Path, tmp_path: Path) -> None:
+def test_steps_of_two_are_those_of_one(shards: Path, tmp_path: Path) -> None:
     log = {"log_every": 1, "checkpoint_every": 3, "evaluate_every": 2, "evaluate_tokens": 160}
     alone, together = [], []
-    for name, (model, execution) in OTHER_WAYS.items():
+    for name, (model, execution, training) in OTHER_WAYS.items():
         config = steps(CONFIG, 3, n_future_tokens=3, **model)
+        config = replace(config, training=replace(config.training, **training))
         alone.append(Tiny(config, replace(EXECUTION, **log), shards, tmp_path / "alone" / name))
         way = replace(SHARDED, **log, **execution)
         together.append(Tiny(config, way, shards, tmp_path / "together" / name))
@@ -129,11 +133,19 @@ def test_another_number_of_workers_or_sharding_goes_on_from_a_checkpoint(shards:
         [
             Tiny(config, sharded, shards, tmp_path / "two, one", until=4),
             Tiny(config, parallel, shards, tmp_path / "whole, parts", until=4),
+            Tiny(config, sharded, shards, tmp_path / "parts"),
+            Tiny(config, sharded, shards, tmp_path / "parts, disturbed", until=6),
+            Tiny(config, sharded, shards, tmp_path / "parts, disturbed"),
             Tiny(config, sharded, shards, tmp_path / "whole, parts"),
             Tiny(config, sharded, shards, tmp_path / "one, two"),
         ]
     )
-    runs = [*parts[2:], *train_together([Tiny(config, short, shards, tmp_path / "two, one")], 1)]
+    undisturbed, _, disturbed, *changed = parts[2:]
+    assert metrics_of(disturbed) == metrics_of(undisturbed), "bit for bit, in the same layout"
+    weights, same = (saved_tensors(checkpoint_path(run.work / "checkpoints", 8)) for run in (undisturbed, disturbed))
+    assert weights.keys() == same.keys()
+    assert all(torch.equal(tensor, same[name]) for name, tensor in weights.items())
+    runs = [undisturbed, *changed, *train_together([Tiny(config, short, shards, tmp_path / "two, one")], 1)]
     for run in runs:
         lines = metrics_of(run)
         assert [line["step"] for line in lines] == list(range(1, 9)), "it went on"

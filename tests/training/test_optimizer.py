@@ -10,10 +10,10 @@ from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig
 from components.training.loop import TrainState, train_step
-from components.training.loss import window_targets
+from components.training.loss import gradient_of, window_targets
 from components.training.optimizer import Optimizer, parameter_groups
-from components.training.placement import Whole
 from components.training.schedule import learning_rate
+from components.training.whole import Whole
 
 CONFIG = TrainingConfig(steps=10, batch_tokens=64, context_length=16, warmup_steps=2, learning_rate=1e-2)
 
@@ -82,13 +82,14 @@ def test_embedding_and_unembedding_have_their_own_rate_and_the_same_decay() -> N
             torch.testing.assert_close(moved, -rate * sign, rtol=2e-3, atol=2e-6, msg=name)
 
 
-def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_kept() -> None:
+@pytest.mark.parametrize("separate", [False, True])
+def test_a_long_gradient_is_scaled_to_the_norm_and_a_short_one_kept(separate: bool) -> None:
     model = model_of(2)
-    placement = Whole(model, torch.float32)
+    placement = Whole(model, torch.float32, separate_gradients=separate)
     generator = torch.Generator().manual_seed(0)
     original = [torch.randn(p.shape, generator=generator) for p in model.parameters()]
     for parameter, gradient in zip(model.parameters(), original, strict=True):
-        parameter.grad = gradient.clone()
+        gradient_of(parameter).copy_(gradient)
     norm = math.sqrt(sum(gradient.double().square().sum().item() for gradient in original))
     assert placement.clip(2 * norm).item() == pytest.approx(norm, rel=1e-5)
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), original, strict=True))

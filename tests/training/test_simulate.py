@@ -11,7 +11,7 @@ import pytest
 from watched_workers import Setting, watch_together
 
 from components.model.config import ModelConfig
-from components.training.benchmark import SIZES
+from components.training.benchmark_arms import SIZES
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.simulate import Simulation, simulate
 
@@ -43,6 +43,7 @@ SETTINGS: dict[str, Setting] = {
     "parts, checkpointed": (MODEL, TRAINING, replace(SHARDED, activation_checkpointing=True)),
     "parts, two micro-batches": (MODEL, TRAINING, replace(SHARDED, micro_batch_sequences=2)),
     "parts, causal": (replace(MODEL, arrangement="causal"), TRAINING, SHARDED),
+    "parts, anticausal": (replace(MODEL, arrangement="anticausal"), TRAINING, SHARDED),
     "parts, linear": (replace(MODEL, arrangement="linear"), TRAINING, SHARDED),
     "parts, replicated": (replace(MODEL, arrangement="replicated"), TRAINING, SHARDED),
     "parts, tied, uneven": (replace(MODEL, tied_embeddings=True, vocabulary_size=513), TRAINING, SHARDED),

@@ -1,7 +1,9 @@
 """The closed form of a training's memory against steps that run, watched, and the watch against torch's allocator;
 checkpointing activations changes no bit."""
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training import memory
 from components.training.benchmark import peak_of_allocator
+from components.training.checkpoint import CheckpointWriter
 from components.training.config import PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
 from components.training.loss import CHUNK_TOKENS, window_targets
@@ -56,6 +59,21 @@ SHAPES = {
         TrainingConfig(batch_tokens=2048, context_length=256, precision="bfloat16"),
         TrainingExecution(micro_batch_sequences=4),
     ),
+    "causal": (
+        ModelConfig(
+            dim=192, layers=6, n_attention_heads=4, vocabulary_size=512, n_future_tokens=3, arrangement="causal"
+        ),
+        TrainingConfig(batch_tokens=2048, context_length=256, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=8),
+    ),
+    "linear, tied": (
+        ModelConfig(
+            dim=192, layers=4, n_attention_heads=4, vocabulary_size=4096, n_future_tokens=3, arrangement="linear",
+            tied_embeddings=True,
+        ),
+        TrainingConfig(batch_tokens=2048, context_length=256, precision="bfloat16"),
+        TrainingExecution(micro_batch_sequences=8),
+    ),
     "checkpointed": (
         ModelConfig(dim=128, layers=8, n_attention_heads=4, vocabulary_size=1024, n_future_tokens=2),
         TrainingConfig(batch_tokens=4096, context_length=512, precision="bfloat16"),
@@ -82,6 +100,21 @@ def test_the_watched_peak_is_the_allocator_s(shape: str) -> None:
     there_before = sum(tensor.untyped_storage().nbytes() for tensor in batch)
     allocated = peak_of_allocator(state, step) + there_before
     assert peak_of(state, step) == pytest.approx(allocated, rel=0.01)  # kernels take a little for themselves
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_asynchronous_checkpoint_holds_the_copy_that_is_planned(tmp_path: Path) -> None:
+    model, config, execution = SHAPES["long, float32"]
+    state, batch = state_and_batch(model, config, execution)
+    train_step(state, batch, config, execution.micro_batch_sequences)
+    peaks = []
+    for asynchronous in (False, True):
+        writer = CheckpointWriter(tmp_path, 1, asynchronous)
+        peaks.append(peak_of_allocator(state, partial(writer.save, 1, state.model, state.optimizer, {})))
+        writer.wait()
+    copied = training_memory(model, config, replace(execution, asynchronous_checkpoints=True))["checkpoint"]
+    assert peaks[1] - peaks[0] == pytest.approx(copied, rel=0.01)
+    assert "checkpoint" not in training_memory(model, config, execution)
 
 
 def test_the_constants_are_those_of_the_code() -> None:
