@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK = 128
 """Queries at a time of attention in blocks."""
@@ -51,6 +52,7 @@ class AttentionInBlocks(torch.autograd.Function):
         return torch.cat(outs, 1).view(q_BHTE.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (out_BHTE,) = gradients
         k_NTE, v_NTE, *by_block = ctx.saved_tensors

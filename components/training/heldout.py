@@ -36,6 +36,7 @@ def look(
     `heldout/tokens_per_forward` with all heads under teacher forcing (`model.acceptance`).
 
     All workers call it together; each takes its share of the windows, those beyond the last being given no weight.
+    Attention is the fused kernel's, as in evaluation: in bfloat16 on a CPU training's own rounds otherwise.
     """
     K, device = model.config.n_future_tokens, model.norm.weight.device
     rank, workers = rank_and_workers()

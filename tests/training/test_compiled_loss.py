@@ -8,12 +8,15 @@ import torch
 import torch.nn.functional as F
 
 from components.model.config import ModelConfig
-from components.training.config import TrainingConfig, TrainingExecution
-from components.training.loop import gradient_of_batch
+from components.training.config import Precision, TrainingConfig, TrainingExecution
+from components.training.loop import Batch, gradient_of_batch
 from components.training.loss import IGNORE, compiled_cross_entropy_gradient, cross_entropy_gradient, window_targets
 from components.training.worker import make_state
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # torch's own
+pytestmark = [  # torch's own
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")), reason="needs a C++ compiler"
 )
@@ -47,15 +50,30 @@ def test_the_gradient_of_the_logits_is_autograd_s_in_float64(function: str, dtyp
 
 
 @needs_compiler
-def test_compiled_layers_give_the_same_gradient() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_layers_give_the_same_gradient(precision: Precision) -> None:
+    """In bfloat16 as near to float32's as uncompiled ones are, attention in blocks included."""
     model = ModelConfig(dim=32, layers=4, n_attention_heads=4, vocabulary_size=60, n_future_tokens=2)
-    config = TrainingConfig(batch_tokens=64, context_length=16)
+    exact = TrainingConfig(batch_tokens=64, context_length=16, clip_norm=1e9)
     batch = window_targets(torch.randint(0, 60, (4, 18), generator=torch.Generator().manual_seed(0)), 2)
-    eager, compiled = (
-        make_state(model, config, replace(TrainingExecution(), compile=on), torch.device("cpu")) for on in (False, True)
+    reference, eager, compiled = (
+        gradient(model, config, TrainingExecution(compile=on), batch)
+        for config, on in (
+            (exact, False),
+            (replace(exact, precision=precision), False),
+            (replace(exact, precision=precision), True),
+        )
     )
-    for state in (eager, compiled):
-        state.model.init_weights(1)
-        gradient_of_batch(state, batch, config, 2)
-    for (name, a), b in zip(eager.model.named_parameters(), compiled.model.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7, msg=name)
+    for name, expected in reference.items():
+        error, of_eager = ((found[name] - expected).norm() / expected.norm() for found in (compiled, eager))
+        assert error < 1e-5 + 1.3 * of_eager, name
+        assert of_eager < (2e-2 if precision == "bfloat16" else 1e-9)
+
+
+def gradient(
+    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, batch: Batch
+) -> dict[str, torch.Tensor]:
+    state = make_state(model, config, execution, torch.device("cpu"))
+    state.model.init_weights(1)
+    gradient_of_batch(state, batch, config, 2)
+    return {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
