@@ -14,6 +14,7 @@ timed, and the number of accepted drafts is drawn from acceptance=[…]: the wor
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import sys
@@ -199,6 +200,8 @@ class TrainSubject:
     """Of components/training/benchmark_arms.py; none: 5m, 30m and 100m on a CPU, 0.3b and 1.3b on a GPU."""
     threads: int | None = None
     """CPU threads of a step; None: all cores."""
+    compiled: bool = True
+    """Whether compiled layers are tried too, on both sides."""
 
 
 TRAIN_FIGURES = (
@@ -228,7 +231,8 @@ def train(arguments: Sequence[str]) -> dict[str, Any]:
     if unknown := sorted(set(sizes) - set(SIZES)):
         raise ValueError(f"sizes has {', '.join(unknown)}; there are {', '.join(SIZES)}")
     torch.set_num_threads(subject.threads or os.cpu_count() or 1)
-    rows = [measure(size, device, lambda said: print(said, file=sys.stderr, flush=True)) for size in sizes]
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    rows = [measure(size, SIZES[size], device, say, subject.compiled) for size in sizes]
     return {
         "subject": "train",
         **{figure: {row["size"]: row[figure] for row in rows} for figure in TRAIN_FIGURES},

@@ -24,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from components.decoding.machine import watch_neighbours
 from components.training.benchmark_arms import (
     HEADS,
-    SIZES,
     Size,
     Step,
     discard,
@@ -91,20 +90,23 @@ def _addmm_flops(_: Sequence[int], a: Sequence[int], b: Sequence[int], *rest: ob
     return 2 * a[0] * a[1] * b[1]  # the counter's own does not take an out_dtype
 
 
-def measure(name: str, device: torch.device, progress: Callable[[str], None]) -> dict[str, Any]:
-    """All figures of a size. On a CPU the peaks come from processes of their own."""
-    size = SIZES[name]
+def measure(
+    name: str, size: Size, device: torch.device, progress: Callable[[str], None], compiled_too: bool = True
+) -> dict[str, Any]:
+    """All figures of a size, which is called `name`. On a CPU the peaks come from processes of their own."""
     on_gpu = device.type == "cuda"
     if not on_gpu:
         keep_freed_memory()
     progress(f"{name}: settings")
-    ways = {"eager": partial(our_step, size, 1, False, device), "compiled": partial(our_step, size, 1, True, device)}
-    ours, our_tries = fastest(ways, device)
+    settings = (False, True)[: 1 + compiled_too]
+    ours, our_tries = fastest(
+        {("eager", "compiled")[c]: partial(our_step, size, 1, c, device) for c in settings}, device
+    )
     compiled = ours == "compiled"
     theirs, their_tries = fastest(
         {
-            f"{attention}{', compiled' * c}": partial(transformers_arm, size, attention, bool(c), device)
-            for attention, c in itertools.product(("sdpa",) if on_gpu else ("sdpa", "eager"), (0, 1))
+            f"{attention}{', compiled' * c}": partial(transformers_arm, size, attention, c, device)
+            for attention, c in itertools.product(("sdpa",) if on_gpu else ("sdpa", "eager"), settings)
         },
         device,
     )
@@ -121,7 +123,7 @@ def measure(name: str, device: torch.device, progress: Callable[[str], None]) ->
         times = take_turns(makers, size.rounds, device, keep=size.together)
     roofs.append(matmul_rate(device, roof_size))
     progress(f"{name}: memory")
-    peaks = {arm: peak(name, arm, compiled, device) for arm in ("n=1", "n=4", "naive n=4")}
+    peaks = {arm: peak(size, arm, compiled, device) for arm in ("n=1", "n=4", "naive n=4")}
     counted = {n: flops(size, n, device) for n in HEADS}
     median = {arm: statistics.median(of_arm) for arm, of_arm in times.items()}
     roof = max(roofs)
@@ -183,11 +185,11 @@ def take_turns(
     return times
 
 
-def peak(name: str, arm: str, compiled: bool, device: torch.device) -> dict[str, int]:
+def peak(size: Size, arm: str, compiled: bool, device: torch.device) -> dict[str, int]:
     """Most bytes of live tensors during the second step, and the resident size on a CPU."""
     clear(device)
     if device.type == "cuda":
-        _, step = _named_arm(name, arm, compiled, device)
+        _, step = _named_arm(size, arm, compiled, device)
         step()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -195,17 +197,17 @@ def peak(name: str, arm: str, compiled: bool, device: torch.device) -> dict[str,
         torch.cuda.synchronize()
         return {"peak_bytes": torch.cuda.max_memory_allocated()}
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_peak_in_this_process, name, arm, compiled, torch.get_num_threads()).result()
+        return pool.submit(_peak_in_this_process, size, arm, compiled, torch.get_num_threads()).result()
 
 
-def _named_arm(name: str, arm: str, compiled: bool, device: torch.device) -> tuple[TrainState, Step]:
+def _named_arm(size: Size, arm: str, compiled: bool, device: torch.device) -> tuple[TrainState, Step]:
     kind, _, n = arm.rpartition("n=")
-    return (naive_arm if kind else our_arm)(SIZES[name], int(n), compiled, device)
+    return (naive_arm if kind else our_arm)(size, int(n), compiled, device)
 
 
-def _peak_in_this_process(name: str, arm: str, compiled: bool, threads: int) -> dict[str, int]:
+def _peak_in_this_process(size: Size, arm: str, compiled: bool, threads: int) -> dict[str, int]:
     torch.set_num_threads(threads)
-    state, step = _named_arm(name, arm, compiled, torch.device("cpu"))
+    state, step = _named_arm(size, arm, compiled, torch.device("cpu"))
     step()
     return {"peak_bytes": peak_of_allocator(state, step), "resident_bytes": resident_bytes()}
 

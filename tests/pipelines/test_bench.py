@@ -1,6 +1,7 @@
 """bench.py: a table, then one line of JSON; typos are refused with the near names."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.model.weights import save_model
+from components.training import benchmark_arms
 from pipelines import bench
 
 QUICK = ["subject=decode", "batches=1,2", "prompts=2", "prompt_tokens=4,6", "new_tokens=8", "repeats=1", "cores=1"]
@@ -52,6 +54,24 @@ def test_a_checkpoint_with_prompts_from_a_file(tmp_path: Path, capsys: pytest.Ca
     assert "give shards=PATH or, for prompts from a file, text=PATH" in capsys.readouterr().err
 
 
+def test_training_steps_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a model so small that its logits are most of a step's memory."""
+    shape = ModelConfig(dim=32, layers=6, n_attention_heads=2, vocabulary_size=4096)
+    monkeypatch.setattr(benchmark_arms, "SIZES", {"tiny": benchmark_arms.Size(shape, 64, 32, 2)})
+    assert bench.main(["subject=train", "sizes=tiny", "compiled=false"]) == 0
+    facts = last_line(capsys.readouterr().out)
+    found = {figure: facts[figure]["tiny"] for figure in bench.TRAIN_FIGURES}  # type: ignore[index]
+    flops = [replace(shape, n_future_tokens=n).flops_per_token(64) for n in (1, 4)]
+    assert found["flop_ratio_n4_n1"] == pytest.approx(flops[1] / flops[0], rel=0.02)  # blocks of attention aside
+    assert found["peak_ratio_naive"] < 0.4, "logits of one head and one chunk at a time"
+    assert all(value > 0 for value in found.values())
+    (row,) = facts["rows"]  # type: ignore[misc]
+    assert {len(seconds) for seconds in row["seconds"].values()} == {2}
+    assert set(row["peaks"]) == {"n=1", "n=4", "naive n=4"}
+    assert facts["quiet"] == (row["quiet"] is True)
+    assert {"torch", "threads"} <= set(facts["machine"])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("arguments", "messages"),
     [
@@ -64,6 +84,7 @@ def test_a_checkpoint_with_prompts_from_a_file(tmp_path: Path, capsys: pytest.Ca
         (["subject=decode", "heads=[9]"], ["4 prediction heads"]),
         (["subject=decode", "acceptance=0.2,0.5"], ["do not increase"]),
         (["subject=decode", "checkpoint=/nowhere"], ["not a checkpoint"]),
+        (["subject=train", "sizes=3m"], ["sizes has 3m; there are 5m, 30m, 100m"]),
     ],
 )
 def test_faults_are_named(capsys: pytest.CaptureFixture[str], arguments: list[str], messages: list[str]) -> None:
