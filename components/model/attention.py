@@ -58,8 +58,7 @@ class AttentionInBlocks(torch.autograd.Function):
         k_NTE, v_NTE, *by_block = ctx.saved_tensors
         T, E = k_NTE.shape[1:]
         blocks = len(by_block) // 2
-        exact = torch.promote_types(k_NTE.dtype, torch.float32)
-        dq, dk_NTE, dv_NTE = [], torch.zeros_like(k_NTE, dtype=exact), torch.zeros_like(v_NTE, dtype=exact)
+        dq, dk, dv = [], [], []
         for start, q_NQE, p_NQS, out_NQE in zip(
             range(0, T, BLOCK), by_block[:blocks], by_block[blocks:], _blocks(out_BHTE), strict=True
         ):
@@ -67,11 +66,23 @@ class AttentionInBlocks(torch.autograd.Function):
             dp_NQS = out_NQE @ v_NTE[:, :end].mT
             ds_NQS = torch._softmax_backward_data(dp_NQS, p_NQS, -1, p_NQS.dtype)
             dq.append(ds_NQS @ k_NTE[:, :end])
-            dk_NTE[:, :end] += ds_NQS.mT @ q_NQE
-            dv_NTE[:, :end] += p_NQS.mT @ out_NQE
-        parts = torch.cat(dq, 1).mul_(E**-0.5), dk_NTE.mul_(E**-0.5), dv_NTE
+            dk.append(ds_NQS.mT @ q_NQE)
+            dv.append(p_NQS.mT @ out_NQE)
+        parts = torch.cat(dq, 1).mul_(E**-0.5), _summed(dk).mul_(E**-0.5), _summed(dv)
         dq_BHTE, dk_BHTE, dv_BHTE = (x.to(k_NTE.dtype).view(out_BHTE.shape) for x in parts)
         return dq_BHTE, dk_BHTE, dv_BHTE
+
+
+def _summed(products: list[Tensor]) -> Tensor:
+    """Of what each block of queries leaves for the positions that it sees, the sums; of (N, T, E), for each block of
+    positions by itself, as a compiler makes one pass of that."""
+    exact, sums = torch.promote_types(products[0].dtype, torch.float32), []
+    for first in range(len(products)):
+        total, *others = (product[:, first * BLOCK : (first + 1) * BLOCK].to(exact) for product in products[first:])
+        for other in others:
+            total = total + other
+        sums.append(total)
+    return torch.cat(sums, 1)
 
 
 def _blocks(x_BHTE: Tensor) -> list[Tensor]:

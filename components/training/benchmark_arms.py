@@ -39,7 +39,7 @@ def _llama(layers: int, dim: int, heads: int, vocabulary: int) -> ModelConfig:
 
 
 SIZES: Mapping[str, Size] = {
-    "5m": Size(_llama(6, 256, 4, 4096), 512, 32, 5),
+    "5m": Size(_llama(6, 256, 4, 4096), 512, 16, 9),
     "30m": Size(_llama(10, 512, 8, 8192), 256, 8, 7),
     "100m": Size(_llama(12, 768, 12, 32000), 256, 18, 4),
     "0.3b": Size(_llama(18, 1024, 16, 32000), 4096, 4, 15),
