@@ -30,7 +30,8 @@ def causal_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:
 
 
 class AttentionInBlocks(torch.autograd.Function):
-    """A block of queries sees the positions up to its end and no product with later ones is computed.
+    """A block of queries sees the positions up to its end and no product with later ones is computed. In bfloat16
+    scores are rounded to it, as in transformers' eager form: at scores of some ten the fused kernel is more exact.
 
     Kept for the backward pass: q, k, v and the probabilities, in their precision.
     """

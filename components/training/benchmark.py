@@ -118,10 +118,10 @@ def measure(
     }
     progress(f"{name}: steps")
     roof_size = 8192 if on_gpu else 2048
-    roofs = [matmul_rate(device, roof_size)]
     with watch_neighbours() as neighbours:
+        roofs = [matmul_rate(device, roof_size)]
         times = take_turns(makers, size.rounds, device, keep=size.together)
-    roofs.append(matmul_rate(device, roof_size))
+        roofs.append(matmul_rate(device, roof_size))
     progress(f"{name}: memory")
     peaks = {arm: peak(size, arm, compiled, device) for arm in ("n=1", "n=4", "naive n=4")}
     counted = {n: flops(size, n, device) for n in HEADS}

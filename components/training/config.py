@@ -207,8 +207,8 @@ class TrainingExecution:
     keep_checkpoints: int = 2
     """Newest checkpoints kept; a damaged last one falls back to the one before."""
     asynchronous_checkpoints: bool = False
-    """Write checkpoints from a copy in main memory (12 bytes a parameter) while training goes on; else training waits
-    for them."""
+    """Write checkpoints from a copy in main memory while training goes on; else training waits for them. Writing takes
+    12 bytes a parameter of main memory, from a copy 24."""
     evaluate_every: int = 0
     """In pretraining, steps between two looks at held-out text: loss of every head and the accepted run; 0: none."""
     evaluate_tokens: int = 16384

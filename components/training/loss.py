@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 IGNORE = -100
 """Target of a position that does not count."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
-"""Positions with logits at a time: on a CPU what stays in its cache."""
+"""Positions with logits at a time: on a CPU what stays in its cache; on a GPU so many that products run at full speed,
+1 GB of float32 at a vocabulary of 32,000."""
 
 
 class HeadSums(NamedTuple):

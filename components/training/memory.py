@@ -33,15 +33,32 @@ def training_memory(
     moments = step.at_head(), step.in_head(), step.on_the_way_back(), step.almost_back()
     activations, working, to_come = max(moments, key=lambda moment: moment[0] + moment[1] - 4 * moment[2])
     parameters = model.n_parameters()
-    copied = execution.asynchronous_checkpoints and not execution.gpus_per_worker  # a GPU's copy is not on the GPU
     return {
         "parameters": 4 * parameters // parts,
         "gradients": 4 * (parameters - to_come) // parts,
         "optimizer": 8 * parameters // parts,
         "activations": activations,
         "working": working + step.whole_tables(),
-        **({"checkpoint": 12 * parameters // parts} if copied else {}),
     }
+
+
+def checkpoint_memory(
+    model: ModelConfig, config: TrainingConfig, execution: TrainingExecution, workers: int | None = None
+) -> int:
+    """Bytes that writing a checkpoint takes beyond the peak of a step, on a CPU; a GPU's is written from main memory.
+
+    12 a parameter, weights and two means, for the file as it is written; asynchronous, while steps go on, as many for
+    the copy that it is written from.
+    """
+    if execution.gpus_per_worker:
+        return 0
+    workers = workers or execution.workers
+    parts = workers if execution.sharding == "full" else 1
+    written = 12 * model.n_parameters() // parts
+    if execution.asynchronous_checkpoints:
+        return 2 * written
+    kept = 16 * model.n_parameters() // parts
+    return max(0, kept + written - sum(training_memory(model, config, execution, workers).values()))
 
 
 @dataclass(frozen=True)

@@ -39,20 +39,17 @@ class Optimizer:
     def __init__(self, model: MultiTokenTransformer, config: TrainingConfig) -> None:
         groups = parameter_groups(model, config)
         betas = (config.beta1, config.beta2)
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)]
+        self.adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
 
     def step(self, learning_rate: float) -> None:
         """Move every parameter that has a gradient."""
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = learning_rate * group["rate_ratio"]
-            part.step()
+        for group in self.adamw.param_groups:
+            group["lr"] = learning_rate * group["rate_ratio"]
+        self.adamw.step()
 
     def kept(self, parameter: Tensor) -> dict[str, Tensor]:
         """The optimizer's own tensors about a parameter, by torch's names; none before it has moved."""
-        found: dict[str, Tensor] = {}
-        for part in self.parts:
-            found |= part.state.get(parameter, {})
+        found: dict[str, Tensor] = self.adamw.state.get(parameter, {})
         return found
 
     def times_moved(self, parameter: Tensor) -> int:
@@ -62,10 +59,8 @@ class Optimizer:
 
     def remember(self, parameter: Tensor, times_moved: int) -> None:
         """Make room for what is kept of a parameter that has been moved so often; the values come from elsewhere."""
-        for part in self.parts:
-            if any(parameter is p for group in part.param_groups for p in group["params"]):
-                part.state[parameter] = {
-                    "step": torch.tensor(float(times_moved), device=parameter.device),
-                    "exp_avg": torch.zeros_like(parameter.detach()),
-                    "exp_avg_sq": torch.zeros_like(parameter.detach()),
-                }
+        self.adamw.state[parameter] = {
+            "step": torch.tensor(float(times_moved), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter.detach()),
+            "exp_avg_sq": torch.zeros_like(parameter.detach()),
+        }

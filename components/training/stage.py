@@ -18,7 +18,7 @@ from components.flow.quantity import scaled
 from components.flow.stage_run import StageRun
 from components.model.config import ModelConfig, with_heads
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
-from components.training.memory import training_memory
+from components.training.memory import checkpoint_memory, training_memory
 from components.training.schedule import mean_over_steps
 
 if TYPE_CHECKING:
@@ -51,12 +51,18 @@ def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) ->
         precision=training.precision,
         disk_bytes=weights,
         scratch_bytes=3 * weights * (execution.keep_checkpoints + 1),  # weights and AdamW's two means
-        memory=training_memory(model, training, execution, execution.fewest_workers),
+        memory=_memory(model, training, execution),
         workers=execution.workers,
         on_gpu=execution.gpus_per_worker > 0,
         note=note,
         expects={"model": dataclasses.asdict(model), "parameters": model.n_parameters()},
     )
+
+
+def _memory(model: ModelConfig, training: TrainingConfig, execution: TrainingExecution) -> dict[str, int]:
+    memory = training_memory(model, training, execution, execution.fewest_workers)
+    checkpoint = checkpoint_memory(model, training, execution, execution.fewest_workers)
+    return memory | ({"checkpoint": checkpoint} if checkpoint else {})
 
 
 def _flops_per_token(training: TrainingConfig, model: ModelConfig) -> float:

@@ -37,6 +37,19 @@ def test_values_and_gradients(dtype: torch.dtype, tolerance: float, kv_heads: in
     assert (plain.double() - reference).norm() <= tolerance * reference.norm()
 
 
+@pytest.mark.parametrize(("spread", "tolerance"), [(1, 0.01), (9, 0.05), (36, 0.2)])
+def test_in_bfloat16_the_error_grows_with_the_spread_of_the_scores(spread: float, tolerance: float) -> None:
+    """Scores are rounded: one of 100 is off by up to a quarter, and a weight by as much of itself."""
+    generator = torch.Generator().manual_seed(0)
+    *qkv, outward = (torch.randn((1, 2, 512, 64), generator=generator).bfloat16() for _ in range(4))
+    qkv[0] = qkv[0] * spread
+    ours, exact = [x.clone().requires_grad_() for x in qkv], [x.double().requires_grad_() for x in qkv]
+    causal_attention(*ours).backward(outward)
+    by_definition(*exact).backward(outward.double())
+    for a, b in zip(ours, exact, strict=True):
+        assert (a.grad.double() - b.grad).norm() < tolerance * b.grad.norm()
+
+
 @pytest.mark.parametrize("size", [1.0, 30.0])
 @pytest.mark.parametrize("T", [BLOCK // 2, BLOCK, BLOCK + 3, 2 * BLOCK])
 def test_in_blocks_it_is_the_same_to_the_last_digits(T: int, size: float) -> None:

@@ -126,7 +126,7 @@ def test_learning_rate_at_the_marks() -> None:
 
 def test_torch_has_the_same_cosine() -> None:
     config = TrainingConfig(steps=50, warmup_steps=0, learning_rate=1.0, decay_ratio=0.03)
-    (optimizer,) = Optimizer(model_of(1), config).parts
+    optimizer = Optimizer(model_of(1), config).adamw
     for group in optimizer.param_groups:
         group["lr"] = 1.0
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=49, eta_min=0.03)
