@@ -4,6 +4,7 @@ Reads top to bottom: the graph first, then what a person sees of its plan and it
 """
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -253,6 +254,7 @@ def main() -> Any:
     try:
         return launch(run, lambda jobs: run_sweep(jobs, plan_job, run_job))
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one, while Python ends, would change the exit code
         return 130
 
 

@@ -5,8 +5,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -430,3 +432,30 @@ def test_a_program_of_another_checkout_than_the_one_installed_is_refused(tmp_pat
     assert f"belongs to {tmp_path}, but this Python imports {ROOT}" in said.stderr
     assert other_checkout(tmp_path / "pipelines" / "full.py", ROOT) is None  # a link leads home
     assert other_checkout(ROOT / "pipelines" / "full.py", ROOT) is None
+
+
+def test_ctrl_c_while_python_ends_changes_nothing() -> None:
+    """The second of two: the first has ended the run, and what it said and its exit code stay."""
+    program = """
+        import atexit, sys, time
+        from pipelines import full
+
+        def interrupted(*_):
+            raise KeyboardInterrupt
+
+        def ending():
+            print("ending", flush=True)
+            time.sleep(1)
+
+        full.launch = interrupted
+        atexit.register(ending)
+        sys.exit(full.main())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ending\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "KeyboardInterrupt" not in err
