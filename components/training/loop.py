@@ -27,8 +27,9 @@ from components.training.checkpoint import (
     step_of,
 )
 from components.training.config import TrainingConfig, TrainingExecution
+from components.training.cross_entropy import IGNORE
 from components.training.heldout import HeldOut, look
-from components.training.loss import IGNORE, HeadSums, multi_token_backward
+from components.training.loss import HeadSums, multi_token_backward
 from components.training.metrics import Interval, OwnTimes, StepResult, matmul_flops, progress_text, step_metrics
 from components.training.optimizer import Optimizer
 from components.training.parallel import rank_and_workers, sum_over_workers

@@ -13,23 +13,16 @@ Shape suffixes: B batch, T positions, N = B x T, C positions of one chunk, D mod
 K prediction heads that count.
 """
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
+from components.training.placement import Placement, Tables
 from components.training.trace import part
 
-if TYPE_CHECKING:
-    from components.training.placement import Placement
-
-IGNORE = -100
-"""Target of a position that does not count."""
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Positions with logits at a time: on a CPU what stays in its cache; on a GPU so many that products run at full speed,
 1 GB of float32 at a vocabulary of 32,000."""
@@ -44,31 +37,6 @@ class HeadSums(NamedTuple):
     """Counted targets that no other symbol beats: the head's first choice, ties included."""
     count_K: Tensor
     """Counted targets."""
-
-
-@dataclass
-class Tables:
-    """Embedding and unembeddings during a step: whole matrices to compute with, and where their gradients add up."""
-
-    embedding_VD: Tensor
-    embedding_gradient_VD: Tensor
-    unembeddings: list[Tensor]
-    """One (V, D) matrix for all heads, or one per head, in the precision of the products."""
-    unembedding_gradients: list[Tensor]
-    cross_entropy_gradient: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    """The function of that name, or what a compiler made of it."""
-
-    @staticmethod
-    def of(model: MultiTokenTransformer, dtype: torch.dtype, compiled: bool = False) -> "Tables":
-        """A whole model's own parameters, the unembeddings in `dtype`, with their `.grad`."""
-        weights = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
-        return Tables(
-            model.embedding.weight.detach(),
-            gradient_of(model.embedding.weight),
-            [weight.detach().to(dtype) for weight in weights],
-            [gradient_of(weight) for weight in weights],
-            compiled_cross_entropy_gradient() if compiled else cross_entropy_gradient,
-        )
 
 
 def window_targets(window_BS: Tensor, n_future_tokens: int) -> tuple[Tensor, Tensor]:
@@ -90,7 +58,7 @@ def multi_token_backward(
     targets_KBT: Tensor,
     scale_K: Tensor,
     chunk_tokens: int | None = None,
-    placement: "Placement | None" = None,
+    placement: Placement | None = None,
 ) -> HeadSums:
     """Add the gradient of sum_i scale_i * (summed cross entropy of head i) to the parameters' gradients.
 
@@ -173,34 +141,6 @@ def _unembed_backward(
     return gradient_ND.view_as(h_BTD), sums
 
 
-def cross_entropy_gradient(logits_CV: Tensor, targets_C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of `scale` times the summed cross entropy with respect to the logits, in their precision, and the
-    unscaled (loss, correct, count).
-
-    By hand, since the gradient, softmax minus one at the target, falls off while the loss is computed.
-    """
-    exact = torch.promote_types(logits_CV.dtype, torch.float32)
-    counts_C = targets_C != IGNORE
-    scale_C, index_C1 = (counts_C * scale).to(exact), targets_C.clamp(min=0)[:, None]
-    best_C, target_C = logits_CV.amax(-1).to(exact), logits_CV.gather(1, index_C1)[:, 0].to(exact)
-    p_CV = logits_CV.to(exact).softmax(-1)
-    if torch.compiler.is_compiling() and logits_CV.is_cuda:  # saves a pass over them there, costs a slow one elsewhere
-        p_best_C = p_CV.gather(1, logits_CV.max(-1, keepdim=True).indices)[:, 0]
-    else:
-        p_best_C = p_CV.amax(-1)
-    log_p_C = target_C - best_C + p_best_C.log()  # the largest probability never underflows
-    at_target_C1 = torch.expm1(log_p_C).mul(scale_C).to(logits_CV.dtype)[:, None]
-    correct_C = counts_C & (target_C == best_C)
-    sums = torch.stack((-log_p_C.double() @ counts_C.double(), correct_C.sum(), counts_C.sum()))
-    return p_CV.mul_(scale_C[:, None]).to(logits_CV.dtype).scatter_(1, index_C1, at_target_C1), sums
-
-
-@functools.cache
-def compiled_cross_entropy_gradient() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`cross_entropy_gradient` as one or two passes over the logits."""
-    return torch.compile(cross_entropy_gradient, dynamic=False)
-
-
 def add_product(sum_MN: Tensor, a_MC: Tensor, b_CN: Tensor) -> None:
     """sum += a b, the sum in float32 whatever the factors' precision."""
     if sum_MN.is_cuda and a_MC.dtype != sum_MN.dtype:
@@ -218,10 +158,3 @@ def add_rows(gradient_VD: Tensor, tokens_BT: Tensor, rows_BTD: Tensor | None) ->
         gradient_VD.index_add_(0, tokens_N, rows_ND)
     else:  # atomic additions would come in any order
         gradient_VD.index_put_((tokens_N,), rows_ND, accumulate=True)
-
-
-def gradient_of(parameter: Tensor) -> Tensor:
-    """The parameter's gradient, to be added to; zeros if it has none yet."""
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad

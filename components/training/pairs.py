@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from components.training.config import FinetuneConfig
+from components.training.cross_entropy import IGNORE
 from components.training.loop import Batch
-from components.training.loss import IGNORE
 from components.training.parallel import own_share
 
 if TYPE_CHECKING:

@@ -6,19 +6,41 @@ step while the rest of the backward pass goes on, and heads that go backward one
 the paper 2 to 22 % of its time (Appendix C, Table S5).
 """
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from components.model.transformer import Layer, MultiTokenTransformer
-from components.training.config import TrainingConfig, TrainingExecution
-from components.training.loss import Tables
-from components.training.parallel import rank_and_workers
-from components.training.sharded import Sharded, fill_parts, shard
-from components.training.whole import Whole
+from components.model.transformer import MultiTokenTransformer
+from components.training.config import TrainingConfig
+from components.training.cross_entropy import compiled_cross_entropy_gradient, cross_entropy_gradient
+
+
+@dataclass
+class Tables:
+    """Embedding and unembeddings during a step: whole matrices to compute with, and where their gradients add up."""
+
+    embedding_VD: Tensor
+    embedding_gradient_VD: Tensor
+    unembeddings: list[Tensor]
+    """One (V, D) matrix for all heads, or one per head, in the precision of the products."""
+    unembedding_gradients: list[Tensor]
+    cross_entropy_gradient: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """The function of that name, or what a compiler made of it."""
+
+    @staticmethod
+    def of(model: MultiTokenTransformer, dtype: torch.dtype, compiled: bool = False) -> "Tables":
+        """A whole model's own parameters, the unembeddings in `dtype`, with their `.grad`."""
+        weights = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
+        return Tables(
+            model.embedding.weight.detach(),
+            gradient_of(model.embedding.weight),
+            [weight.detach().to(dtype) for weight in weights],
+            [gradient_of(weight) for weight in weights],
+            compiled_cross_entropy_gradient() if compiled else cross_entropy_gradient,
+        )
 
 
 class Placement(Protocol):
@@ -59,45 +81,8 @@ def dtype_of(config: TrainingConfig) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
-def place(
-    model: MultiTokenTransformer,
-    config: TrainingConfig,
-    execution: TrainingExecution,
-    device: torch.device,
-    memory: AbstractContextManager[Any] | None = None,
-) -> Placement:
-    """Give a model that has no memory yet (made on the meta device) its place on `device`; its weights are not set.
-
-    Compiled layers and activation checkpointing are set up here too, since they wrap what is placed. `memory`: what
-    holds while tensors are made, where they are simulated (`training.simulate`).
-    """
-    dtype = dtype_of(config)
-    model.recompute_layers = execution.activation_checkpointing
-    if execution.compile:
-        for layer in [*(module for module in model.modules() if isinstance(module, Layer)), model.norm]:
-            layer.forward = torch.compile(layer.forward, dynamic=False)
-    workers = rank_and_workers()[1]
-    mesh = shard(model, dtype, execution, device) if execution.sharding == "full" and workers > 1 else None
-    with memory or nullcontext():
-        if mesh is None:
-            model.to_empty(device=device)
-            model.tie_embeddings()
-            return Whole(model, dtype, execution.compile, execution.separate_gradients(workers))
-        fill_parts(model, mesh, device)
-        return Sharded(model, dtype, execution)
-
-
-def set_weights(model: MultiTokenTransformer, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Set the parameters, wherever they live, to whole tensors that come one at a time; each worker keeps its part."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in weights:
-            parameter = parameters.pop(name)
-            if isinstance(parameter, DTensor):
-                mesh = parameter.device_mesh
-                whole = tensor.to(parameter.to_local().device)
-                tensor = distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None)
-            parameter.copy_(tensor)
-    assert not parameters, f"without a value: {sorted(parameters)}"
+def gradient_of(parameter: Tensor) -> Tensor:
+    """The parameter's gradient, to be added to; zeros if it has none yet."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingExecution
+from components.training.cross_entropy import compiled_cross_entropy_gradient, cross_entropy_gradient
 from components.training.gradients import Flat, norm_of, only_used_by
-from components.training.loss import Tables, compiled_cross_entropy_gradient, cross_entropy_gradient
 from components.training.parallel import rank_and_workers, sum_over_workers
+from components.training.placement import Tables
 
 
 class Sharded:

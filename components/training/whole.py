@@ -8,8 +8,8 @@ from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
 from components.training.gradients import Flat, Separate, norm_of, only_used_by
-from components.training.loss import Tables
 from components.training.parallel import rank_and_workers
+from components.training.placement import Tables
 
 BUCKET_BYTES = 32 << 20
 """Gradients of data-parallel workers are added in pieces of about this size: large enough for the network, small

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from components.model.config import ModelConfig
-from components.model.transformer import MultiTokenTransformer
+from components.model.transformer import Layer, MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.heldout import HeldOut
 from components.training.loop import Batches, Reporter, TrainState, train
 from components.training.parallel import from_all_workers, rank_and_workers
-from components.training.placement import place, set_weights
+from components.training.placement import Placement, dtype_of
+from components.training.sharded import Sharded, fill_parts, shard
+from components.training.whole import Whole
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,50 @@ def make_state(
     with torch.device("meta"):
         empty = MultiTokenTransformer(model)
     return TrainState.fresh(empty, config, place(empty, config, execution, device, memory))
+
+
+def place(
+    model: MultiTokenTransformer,
+    config: TrainingConfig,
+    execution: TrainingExecution,
+    device: torch.device,
+    memory: AbstractContextManager[Any] | None = None,
+) -> Placement:
+    """Give a model that has no memory yet (made on the meta device) its place on `device`; its weights are not set.
+
+    Compiled layers and activation checkpointing are set up here too, since they wrap what is placed. `memory`: what
+    holds while tensors are made, where they are simulated (`training.simulate`).
+    """
+    dtype = dtype_of(config)
+    model.recompute_layers = execution.activation_checkpointing
+    if execution.compile:
+        for layer in [*(module for module in model.modules() if isinstance(module, Layer)), model.norm]:
+            layer.forward = torch.compile(layer.forward, dynamic=False)
+    workers = rank_and_workers()[1]
+    mesh = shard(model, dtype, execution, device) if execution.sharding == "full" and workers > 1 else None
+    with memory or nullcontext():
+        if mesh is None:
+            model.to_empty(device=device)
+            model.tie_embeddings()
+            return Whole(model, dtype, execution.compile, execution.separate_gradients(workers))
+        fill_parts(model, mesh, device)
+        return Sharded(model, dtype, execution)
+
+
+def set_weights(model: MultiTokenTransformer, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Set the parameters, wherever they live, to whole tensors that come one at a time; each worker keeps its part."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in weights:
+            parameter = parameters.pop(name)
+            if isinstance(parameter, DTensor):
+                mesh = parameter.device_mesh
+                whole = tensor.to(parameter.to_local().device)
+                tensor = distribute_tensor(whole, mesh, parameter.placements, src_data_rank=None)
+            parameter.copy_(tensor)
+    assert not parameters, f"without a value: {sorted(parameters)}"
 
 
 def _open(job: Job, device: torch.device) -> tuple[Batches, HeldOut | None]:

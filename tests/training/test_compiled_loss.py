@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from components.model.config import ModelConfig
 from components.training.config import Precision, TrainingConfig, TrainingExecution
+from components.training.cross_entropy import IGNORE, compiled_cross_entropy_gradient, cross_entropy_gradient
 from components.training.loop import Batch, gradient_of_batch
-from components.training.loss import IGNORE, compiled_cross_entropy_gradient, cross_entropy_gradient, window_targets
+from components.training.loss import window_targets
 from components.training.worker import make_state
 
 pytestmark = [  # torch's own

@@ -12,7 +12,7 @@ from components.flow.stage_run import StageRun
 from components.model.weights import load_model
 from components.tokenizer.codec import BytesCodec
 from components.training.config import FinetuneConfig
-from components.training.loss import IGNORE
+from components.training.cross_entropy import IGNORE
 from components.training.pairs import EncodedPair, PairBatches, encode_pairs, pack
 from components.training.stage import finetune, pretrain
 

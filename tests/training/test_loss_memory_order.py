@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from components.model.config import LAYER_ARRANGEMENTS, Arrangement, ModelConfig
 from components.model.transformer import MultiTokenTransformer
-from components.training.loss import IGNORE, HeadSums, multi_token_backward, window_targets
+from components.training.cross_entropy import IGNORE
+from components.training.loss import HeadSums, multi_token_backward, window_targets
 
 V = 53
 

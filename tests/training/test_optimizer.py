@@ -10,8 +10,9 @@ from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig
 from components.training.loop import TrainState, train_step
-from components.training.loss import gradient_of, window_targets
+from components.training.loss import window_targets
 from components.training.optimizer import Optimizer, parameter_groups
+from components.training.placement import gradient_of
 from components.training.schedule import learning_rate
 from components.training.whole import Whole
 

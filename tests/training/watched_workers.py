@@ -12,9 +12,8 @@ from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer, initial_weight
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loss import window_targets
-from components.training.placement import set_weights
 from components.training.simulate import kept, take_step, watched_step
-from components.training.worker import make_state
+from components.training.worker import make_state, set_weights
 
 Setting = tuple[ModelConfig, TrainingConfig, TrainingExecution]
 Seen = tuple[int, dict[str, int], dict[Any, int]]
