@@ -14,7 +14,7 @@ from components.training.simulate import simulate
 from pipelines.compose import compose
 
 FULL = Path(__file__).parents[2] / "pipelines" / "full.py"
-PAPER = [("code_1b", 4), ("code_13b", 1), ("bytes_7b", 8), ("heads_7b", 4)]
+PAPER = [("code_1b", 4), ("code_13b", 1), ("bytes_7b", 8)]
 
 
 @pytest.mark.parametrize(("name", "heads"), PAPER)

@@ -76,7 +76,7 @@ def test_why_tells_what_made_it_and_what_would_make_it_stale(
     monkeypatch.setenv("COLUMNS", "400")
     text = said(capsys, workspace, "why", "pretrain-n4")
     assert "commit abc" in text
-    assert "training.learning_rate=0.0025" in text
+    assert "training.learning_rate=0.0008" in text
     assert "components/training/loss.py" in text
     assert "contents shards" in text
     assert "Now reused: made 2001-09-09" in text
