@@ -147,6 +147,7 @@ def shard(model: MultiTokenTransformer, dtype: torch.dtype, execution: TrainingE
 
 
 def fill_parts(model: MultiTokenTransformer, mesh: Any, device: torch.device) -> None:
+    """Give a model that `shard` has cut up its memory on `device`, and the tables, which it left out, their parts."""
     from torch.distributed.tensor import Shard
     from torch.distributed.tensor import empty as empty_in_parts
 
