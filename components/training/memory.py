@@ -93,8 +93,8 @@ class _Step:
         model, b = self.model, self.value_bytes
         chunks = -(-self.positions // LOGIT_ROWS["gpu" if self.execution.gpus_per_worker else "cpu"])
         logits = self.positions // chunks * model.vocabulary_size
-        # as they come, in float32 and as probabilities; and the gradient of the chunk before
-        per_logit = (8 if b == 4 else 10) + (b if chunks > 1 else 0)
+        # as they come, in float32 and as probabilities; a GPU's kernel puts the gradient in their place
+        per_logit = b if self.execution.gpus_per_worker else 8 if b == 4 else 10
         # of which the unembedding's gradient becomes more; a GPU adds to it at once
         product = 0 if self.execution.gpus_per_worker else b * model.vocabulary_size * model.dim
         norm = self.positions * (8 + 2 * b) * model.dim  # its inputs and outputs, and the gradient of these

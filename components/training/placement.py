@@ -6,7 +6,6 @@ step while the rest of the backward pass goes on, and heads that go backward one
 the paper 2 to 22 % of its time (Appendix C, Table S5).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingConfig
-from components.training.cross_entropy import compiled_cross_entropy_gradient, cross_entropy_gradient
 
 
 @dataclass
@@ -27,8 +25,8 @@ class Tables:
     unembeddings: list[Tensor]
     """One (V, D) matrix for all heads, or one per head, in the precision of the products."""
     unembedding_gradients: list[Tensor]
-    cross_entropy_gradient: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    """The function of that name, or what a compiler made of it."""
+    compiled: bool
+    """Whether what is computed between products with them is compiled."""
 
     @staticmethod
     def of(model: MultiTokenTransformer, dtype: torch.dtype, compiled: bool = False) -> "Tables":
@@ -39,7 +37,7 @@ class Tables:
             gradient_of(model.embedding.weight),
             [weight.detach().to(dtype) for weight in weights],
             [gradient_of(weight) for weight in weights],
-            compiled_cross_entropy_gradient() if compiled else cross_entropy_gradient,
+            compiled,
         )
 
 

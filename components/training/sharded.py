@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from components.model.transformer import MultiTokenTransformer
 from components.training.config import TrainingExecution
-from components.training.cross_entropy import compiled_cross_entropy_gradient, cross_entropy_gradient
 from components.training.gradients import Flat, norm_of, only_used_by
 from components.training.parallel import rank_and_workers, sum_over_workers
 from components.training.placement import Tables
@@ -28,8 +27,7 @@ class Sharded:
         self.model, self.dtype = model, dtype
         self.every_micro_batch = execution.gradient_sync == "micro_batch"
         self.gains = Flat([p for p in model.parameters() if not isinstance(p, DTensor)])
-        compiled = execution.compile
-        self._cross_entropy_gradient = compiled_cross_entropy_gradient() if compiled else cross_entropy_gradient
+        self._compiled = execution.compile
         self._embedding = model.embedding.weight
         self._unembeddings = [model.head_unembedding(i).weight for i in range(model.config.n_unembeddings)]
         self._parts = [p for p in model.parameters() if isinstance(p, DTensor)]
@@ -49,7 +47,7 @@ class Sharded:
         gradients = (
             [embedding_gradient_VD] if tied else [torch.zeros_like(w, dtype=torch.float32) for w in unembeddings]
         )
-        self.tables = Tables(embedding_VD, embedding_gradient_VD, unembeddings, gradients, self._cross_entropy_gradient)
+        self.tables = Tables(embedding_VD, embedding_gradient_VD, unembeddings, gradients, self._compiled)
 
     def begin_micro_batch(self, last: bool) -> None:
         model: Any = self.model

@@ -177,6 +177,7 @@ def _on_gpu(yes: bool) -> Iterator[None]:
     ways: list[tuple[Any, str, Any]] = [
         (loss, "CHUNK_TOKENS", {"cpu": loss.CHUNK_TOKENS["cuda"]}),
         (loss, "add_product", _add_product),
+        (loss, "cross_entropy_gradient", _cross_entropy_in_place),
         (transformer, "causal_attention", _fused_attention),
         (transformer.RMSNorm, "forward", _fused_norm),
     ]
@@ -192,6 +193,12 @@ def _on_gpu(yes: bool) -> Iterator[None]:
 
 def _add_product(sum_MN: Tensor, a_MC: Tensor, b_CN: Tensor) -> None:
     sum_MN.add_(1.0)
+
+
+def _cross_entropy_in_place(
+    logits_CV: Tensor, targets_C: Tensor, scale: Tensor, compiled: bool
+) -> tuple[Tensor, Tensor]:
+    return logits_CV, torch.empty(len(logits_CV), 3).sum(0, dtype=torch.float64)
 
 
 def _fused_attention(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTE: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from components.model.config import ModelConfig
 from components.training.config import Precision, TrainingConfig, TrainingExecution
-from components.training.cross_entropy import IGNORE, compiled_cross_entropy_gradient, cross_entropy_gradient
+from components.training.cross_entropy import IGNORE, cross_entropy_gradient
 from components.training.loop import Batch, gradient_of_batch
 from components.training.loss import window_targets
 from components.training.worker import make_state
@@ -21,6 +21,9 @@ pytestmark = [  # torch's own
 needs_compiler = pytest.mark.skipif(
     not (shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")), reason="needs a C++ compiler"
 )
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,17 +38,21 @@ def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("function", ["eager", pytest.param("compiled", marks=needs_compiler)])
+@pytest.mark.parametrize(
+    "function",
+    ["eager", pytest.param("compiled", marks=needs_compiler), pytest.param("kernel", marks=needs_gpu)],
+)
 def test_the_gradient_of_the_logits_is_autograd_s_in_float64(function: str, dtype: torch.dtype) -> None:
     logits_CV, targets_C = logits_and_targets()
     rounded = logits_CV.to(dtype)
-    exact = rounded.double().requires_grad_()
+    exact = rounded.double().requires_grad_()  # a copy: the gradient may take the memory of the logits
     loss = F.cross_entropy(exact, targets_C, reduction="sum", ignore_index=IGNORE)
     (0.1 * loss).backward()
-    made = compiled_cross_entropy_gradient() if function == "compiled" else cross_entropy_gradient
-    gradient_CV, sums = made(rounded, targets_C, torch.tensor(0.1, dtype=torch.float64))
+    device = "cuda" if function == "kernel" else "cpu"
+    scale = torch.tensor(0.1, dtype=torch.float64, device=device)
+    gradient_CV, sums = cross_entropy_gradient(rounded.to(device), targets_C.to(device), scale, function == "compiled")
     tolerance = 1e-6 if dtype == torch.float32 else 5e-3
-    torch.testing.assert_close(gradient_CV.double(), exact.grad, rtol=tolerance, atol=1e-9)
+    torch.testing.assert_close(gradient_CV.cpu().double(), exact.grad, rtol=tolerance, atol=1e-9)
     assert sums[0].item() == pytest.approx(loss.item(), rel=1e-6)
     assert sums.tolist()[1:] == [2.0, 39.0]
 

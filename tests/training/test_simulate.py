@@ -135,7 +135,7 @@ def test_the_peak_moves_with_how_a_step_is_carried_out() -> None:
     assert simulate(MODEL, TRAINING, SHARDED, workers=8).peak_bytes < peak()
 
 
-@pytest.mark.parametrize(("name", "measured"), [("0.3b", 0.90), ("1.3b", 0.95)])
+@pytest.mark.parametrize(("name", "measured"), [("0.3b", 0.890), ("1.3b", 0.946)])
 def test_more_heads_hold_as_much_less_as_was_measured_on_a_gpu(name: str, measured: float) -> None:
     """On an H200, by torch's allocator (components/README.md): the peak of n = 4 over that of n = 1."""
     size = SIZES[name]
