@@ -1,11 +1,11 @@
 """What a compiler makes of the loss and the layers is what they are without one."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from compiler import HAS_COMPILER
 
 from components.model.config import ModelConfig
 from components.training.config import Precision, TrainingConfig, TrainingExecution
@@ -18,9 +18,7 @@ pytestmark = [  # torch's own
     pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
 ]
-needs_compiler = pytest.mark.skipif(
-    not (shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")), reason="needs a C++ compiler"
-)
+needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compiler")
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 import torch
+from compiler import HAS_COMPILER
 from safetensors.torch import load_file
 from tiny_training import CONFIG, EXECUTION, metrics_of, write_shards
 from two_workers import Tiny, train_together
@@ -56,6 +57,9 @@ OTHER_WAYS: dict[str, tuple[dict, dict, dict]] = {
     "whole, ever more heads": ({"arrangement": "replicated"}, {"sharding": "none"}, {"curriculum": "forward"}),
     "whole, ever fewer heads": ({"arrangement": "linear"}, {"sharding": "none"}, {"curriculum": "reverse"}),
 }
+if HAS_COMPILER:
+    OTHER_WAYS["compiled"] = {}, {"compile": True, "activation_checkpointing": True}, {}
+    OTHER_WAYS["whole, compiled"] = {"arrangement": "causal"}, {"compile": True, "sharding": "none"}, {}
 
 
 def test_steps_of_two_are_those_of_one(shards: Path, tmp_path: Path) -> None:
