@@ -3,6 +3,7 @@
 import os
 import shutil
 import sysconfig
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from components.flow.cluster import environment
 for _name, _value in environment(True).items():
     os.environ.setdefault(_name, _value)
 os.environ.pop("RAY_ADDRESS", None)
+os.environ.setdefault("FAULTS_SEED", str(time.time_ns() % 10_000))  # one for all processes that run tests
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread for each of several processes: threads that wait would spin
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -43,8 +43,8 @@ def cli(*arguments: str, cwd: Path, columns: int) -> "subprocess.CompletedProces
 
 @pytest.mark.parametrize("columns", [80, 160])
 def test_a_simulated_plan_has_a_line_for_every_training(columns: int, tmp_path: Path) -> None:
-    small = ["model.dim=32", "model.ffn_dim=64", "training.batch_tokens=2048", "cluster.training.workers=4"]
-    shape = ["cluster.training.sharding=full", "cluster.training.micro_batch_sequences=1"]
+    small = ["model.dim=32", "model.ffn_dim=64", "model.layers=5", "training.batch_tokens=2048"]
+    shape = ["cluster.training.workers=4", "cluster.training.sharding=full", "cluster.training.micro_batch_sequences=1"]
     said = cli("plan=simulate", *small, *shape, cwd=tmp_path, columns=columns)
     assert said.returncode == 0, said.stderr
     recipe, _ = compose([*small, *shape])
