@@ -17,7 +17,7 @@ for _name, _value in environment(True).items():
     os.environ.setdefault(_name, _value)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.setdefault("FAULTS_SEED", str(time.time_ns() % 10_000))  # one for all processes that run tests
-if "PYTEST_XDIST_WORKER" in os.environ:  # a thread for each of several processes: threads that wait would spin
+if "PYTEST_XDIST_WORKER" in os.environ:  # a thread each: waiting threads of one would take the other's core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

@@ -198,8 +198,8 @@ class TrainingExecution:
     """With `sharding=full`: when the layers' gradients are summed over workers and cut up: `step`: once a step, kept
     whole until then (less communication), or after every `micro_batch` (less memory)."""
     compile: bool = False
-    """Compile the layers with torch.compile: faster steps after a start that takes longer. Needs a C++ compiler or a
-    GPU."""
+    """Compile the layers with torch.compile: faster steps after a start that takes longer. Needs a C++ compiler or,
+    on a GPU, Triton and a C compiler."""
     checkpoint_every: int = 100
     """Steps between checkpoints that a killed training goes on from."""
     log_every: int = 10

@@ -4,6 +4,7 @@ Shape suffixes: C positions of one chunk, V vocabulary.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,7 @@ def cross_entropy_gradient(
     unscaled (loss, correct, count). The gradient may take the memory of the logits.
 
     By hand, since the gradient, softmax minus one at the target, falls off while the loss is computed. On a GPU one
-    kernel does it where Triton is installed; elsewhere it is compiled if `compiled`.
+    kernel does it where Triton works; elsewhere it is compiled if `compiled`.
     """
     if logits_CV.is_cuda and logits_CV.dtype != torch.float64 and (kernel := _kernel()):
         return kernel(logits_CV, targets_C, scale, IGNORE)
@@ -28,7 +29,7 @@ def cross_entropy_gradient(
 
 
 def composed(logits_CV: Tensor, targets_C: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """`cross_entropy_gradient` of torch's operations, of which a compiler makes one or two passes over the logits."""
+    """`cross_entropy_gradient` of torch's operations, which a compiler fuses into one or two passes over the logits."""
     exact = torch.promote_types(logits_CV.dtype, torch.float32)
     counts_C = targets_C != IGNORE
     scale_C, index_C1 = (counts_C * scale).to(exact), targets_C.clamp(min=0)[:, None]
@@ -48,8 +49,13 @@ def _compiled() -> Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 @functools.cache
 def _kernel() -> Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]] | None:
+    """The kernel, once it has run; torch brings Triton along on most systems with GPUs, but no C compiler."""
     try:
         from components.training.cross_entropy_kernel import in_place
-    except ImportError:  # torch brings Triton along where it has GPUs, not on every system
+
+        logits, target = torch.zeros(1, 2, device="cuda"), torch.zeros(1, dtype=torch.long, device="cuda")
+        in_place(logits, target, torch.ones((), dtype=torch.float64, device="cuda"), IGNORE)
+    except (ImportError, RuntimeError) as error:
+        warnings.warn(f"a slower cross entropy that takes more memory stands in for the kernel: {error}", stacklevel=2)
         return None
     return in_place

@@ -139,7 +139,7 @@ def _unembed_backward(
         torch.mm(gradient_CV, weight_VD, out=out_CD)
         add_product(gradient_VD, gradient_CV.T, h_CD)
         sums += sums_of_chunk
-        del gradient_CV  # before the next chunk's logits
+        del gradient_CV  # the next chunk's logits can have its memory
     return gradient_ND.view_as(h_BTD), sums
 
 

@@ -6,7 +6,8 @@ depends on the data, so what is counted (`step_watch`) is what a real step would
 
 GPUs are simulated on the CPU device, as a build of torch without GPUs cannot make such tensors. What the two do
 differently for memory's sake is put in its place: logits for as many positions at a time as on a GPU, attention by the
-fused kernel at any length, norms by one that keeps its input alone, and products that are added to a sum at once.
+fused kernel at any length, norms by one that keeps its input alone, a cross entropy whose gradient takes the logits'
+memory (Triton is presumed), and products that are added to a sum at once.
 Compiled layers are simulated as they are before compilation. What the allocator, CUDA and NCCL take besides is not in
 the figures.
 """

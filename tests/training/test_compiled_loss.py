@@ -24,10 +24,10 @@ needs_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs a C++ compil
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
+def logits_and_targets(vocabulary: int = 700) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    logits_CV = torch.randn(40, 700, generator=generator) * 3
-    targets_C = torch.randint(0, 700, (40,), generator=generator)
+    logits_CV = torch.randn(40, vocabulary, generator=generator) * 3
+    targets_C = torch.randint(0, vocabulary, (40,), generator=generator)
     targets_C[3] = IGNORE
     targets_C[5] = logits_CV[5].argmax()
     logits_CV[7, targets_C[7]] = 40.0  # softmax minus one would be lost in rounding
@@ -36,23 +36,48 @@ def logits_and_targets() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "function",
-    ["eager", pytest.param("compiled", marks=needs_compiler), pytest.param("kernel", marks=needs_gpu)],
-)
+@pytest.mark.parametrize("function", ["eager", pytest.param("compiled", marks=needs_compiler)])
 def test_the_gradient_of_the_logits_is_autograd_s_in_float64(function: str, dtype: torch.dtype) -> None:
     logits_CV, targets_C = logits_and_targets()
     rounded = logits_CV.to(dtype)
     exact = rounded.double().requires_grad_()  # a copy: the gradient may take the memory of the logits
     loss = F.cross_entropy(exact, targets_C, reduction="sum", ignore_index=IGNORE)
     (0.1 * loss).backward()
-    device = "cuda" if function == "kernel" else "cpu"
-    scale = torch.tensor(0.1, dtype=torch.float64, device=device)
-    gradient_CV, sums = cross_entropy_gradient(rounded.to(device), targets_C.to(device), scale, function == "compiled")
+    scale = torch.tensor(0.1, dtype=torch.float64)
+    gradient_CV, sums = cross_entropy_gradient(rounded, targets_C, scale, function == "compiled")
     tolerance = 1e-6 if dtype == torch.float32 else 5e-3
-    torch.testing.assert_close(gradient_CV.cpu().double(), exact.grad, rtol=tolerance, atol=1e-9)
+    torch.testing.assert_close(gradient_CV.double(), exact.grad, rtol=tolerance, atol=1e-9)
     assert sums[0].item() == pytest.approx(loss.item(), rel=1e-6)
     assert sums.tolist()[1:] == [2.0, 39.0]
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [700, 4096, 9001, 32000, 130001])
+def test_the_kernel_of_a_gpu_gives_autograd_s_gradient_in_float64(vocabulary: int, dtype: torch.dtype) -> None:
+    """In blocks of 4,096 symbols: the best one, the target and the end of the vocabulary in any of them."""
+    logits_CV, targets_C = logits_and_targets(vocabulary)
+    logits_CV[11, -1], targets_C[11] = 50.0, 0
+    logits_CV[12, 0], targets_C[12] = 50.0, vocabulary - 1
+    logits_CV[13] = logits_CV[13].sort().values  # a new best one in every block
+    targets_C[-1] = IGNORE
+    exact = logits_CV.to(dtype).double().requires_grad_()
+    loss = F.cross_entropy(exact, targets_C, reduction="sum", ignore_index=IGNORE)
+    (0.1 * loss).backward()
+    scales = torch.tensor([7.0, 0.1], dtype=torch.float64, device="cuda")
+    logits = logits_CV.to("cuda", dtype)
+    gradient, sums = cross_entropy_gradient(logits, targets_C.cuda(), scales[1])
+    assert gradient.data_ptr() == logits.data_ptr()
+    tolerance = 2e-6 if dtype == torch.float32 else 5e-3
+    torch.testing.assert_close(gradient.cpu().double(), exact.grad, rtol=tolerance, atol=1e-9)
+    at_target_C = exact.gather(1, targets_C.clamp(min=0)[:, None])[:, 0]
+    correct = ((at_target_C == exact.amax(-1)) & (targets_C != IGNORE)).sum()
+    assert sums[0].item() == pytest.approx(loss.item(), rel=1e-6)
+    assert sums.tolist()[1:] == [correct.item(), 38.0]
+    for spoiled in (torch.nan, torch.inf):
+        broken = logits_CV.to("cuda", dtype)
+        broken[20, vocabulary // 2] = spoiled
+        assert not cross_entropy_gradient(broken, targets_C.cuda(), scales[1])[1][0].isfinite()
 
 
 @needs_compiler

@@ -137,7 +137,8 @@ def test_the_peak_moves_with_how_a_step_is_carried_out() -> None:
 
 @pytest.mark.parametrize(("name", "measured"), [("0.3b", 0.890), ("1.3b", 0.946)])
 def test_more_heads_hold_as_much_less_as_was_measured_on_a_gpu(name: str, measured: float) -> None:
-    """On an H200, by torch's allocator (components/README.md): the peak of n = 4 over that of n = 1."""
+    """On an H200, by torch's allocator (components/README.md): the peak of n = 4 over that of n = 1. Layers were
+    compiled there; what that saves is as much at any n."""
     size = SIZES[name]
     training = TrainingConfig(batch_tokens=size.tokens, context_length=size.context, precision="bfloat16")
     execution = TrainingExecution(gpus_per_worker=1, micro_batch_sequences=size.sequences)

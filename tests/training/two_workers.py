@@ -47,6 +47,7 @@ def train_together(trainings: Sequence[Tiny], workers: int = 2) -> list[StageRun
 
 
 def _worker(rank: int, trainings: Sequence[Tiny], store: str, workers: int) -> None:
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # rather than go on without what was compiled
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=workers)
     try:
         for training in trainings:
