@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fault_runs import TWO_WORKERS, Driver, Pipeline, no_process_of, same_results
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 Watch = Callable[[Driver], Driver]
 
 

@@ -11,7 +11,11 @@ import held_commit
 import pytest
 from fault_runs import Driver, Pipeline, no_process_of, same_results
 
-pytestmark = [pytest.mark.faults, pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.faults,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system"),
+]
 Watch = Callable[[Driver], Driver]
 
 

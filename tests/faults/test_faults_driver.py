@@ -12,7 +12,7 @@ import held_commit
 import pytest
 from fault_runs import Driver, Pipeline, no_process_of, same_results
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 SEED = int(os.environ["FAULTS_SEED"])
 KILLS = 10
 AMID = 4

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 from fault_runs import Driver, Pipeline, clear, free_port, no_process_of, same_results
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 Watch = Callable[[Driver], Driver]
 
 

@@ -15,7 +15,7 @@ from fault_runs import TWO_WORKERS, Driver, Pipeline, free_port, no_process_of, 
 
 from components.flow.cluster import environment
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.ray, pytest.mark.faults]
 Watch = Callable[[Driver], Driver]
 
 
