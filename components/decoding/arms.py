@@ -4,18 +4,17 @@ A repeat decodes all prompts with every arm, one after the other; ratios are tak
 timed, reading the prompts is apart. Tokens are counted as ids.
 """
 
-import random
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from components.decoding.engine import Decoder, Generation
+from components.decoding.engine import AcceptedCounts, Decoder, Generation
 from components.decoding.machine import watch_neighbours
 
-Draw = Callable[[], int]
 
 
 @dataclass
@@ -86,7 +85,7 @@ class Arm:
 
 
 def decode_block(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], batch: int, new_tokens: int, k: int, draw: Draw | None = None
+    decoder: Decoder, prompts: Sequence[Sequence[int]], batch: int, new_tokens: int, k: int, draw: AcceptedCounts | None = None
 ) -> Block:
     """Decode all prompts, `batch` at a time."""
     block = Block([], [], [], [], 0.0, 0.0)
@@ -96,9 +95,8 @@ def decode_block(
             made: Generation = decoder.generate(group, new_tokens, k=k, draw_accepted=draw)
             block.tokens += made.tokens
             block.runs += made.runs
-            block.accepted += [count for step in made.accepted for count in step]
-            full = zip(made.step_seconds, made.accepted, strict=True)
-            block.full_step_seconds += [seconds for seconds, step in full if len(step) == len(group)]
+            block.accepted += [count for step in made.steps for count in step.accepted]
+            block.full_step_seconds += [step.seconds for step in made.steps if len(step.accepted) == len(group)]
             block.decode_seconds += made.decode_seconds
             block.prefill_seconds += made.prefill_seconds
     block.other_share, block.quiet = others.share, others.quiet
@@ -113,7 +111,7 @@ def measure(
     new_tokens: int,
     repeats: int,
     cores: int,
-    draws: Callable[[int], Draw] | None = None,
+    draws: Callable[[int], AcceptedCounts] | None = None,
 ) -> Iterator[list[Arm]]:
     """Time k = 1 and every k of `heads`; yields the arms (k = 1 first) after the warm-up and after every repeat.
 
@@ -181,18 +179,19 @@ def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
     }
 
 
-def draws_with(acceptance: Sequence[float], seed: int) -> Callable[[int], Draw]:
+def draws_with(acceptance: Sequence[float], seed: int) -> Callable[[int], AcceptedCounts]:
     """Synthetic acceptance: a share acceptance[j] of the steps accepts at least j + 1 drafts. ValueError when the
     shares are no such shares."""
     if any(not 0 <= b <= a for a, b in zip((1.0, *acceptance), acceptance, strict=False)):
         raise ValueError(f"acceptance is {list(acceptance)}; it must list shares in 0..1 that do not increase")
 
-    def of(k: int) -> Draw:
-        generator = random.Random(f"{seed}:{k}")
+    def of(arm: int) -> AcceptedCounts:
+        generator = torch.Generator().manual_seed(seed * 1000 + arm)
+        shares = torch.tensor(acceptance)
 
-        def draw() -> int:
-            level = generator.random()
-            return sum(level < share for share in acceptance[: k - 1])
+        def draw(sequences: int, k: int) -> Tensor:
+            levels = torch.rand((sequences, 1), generator=generator)
+            return (levels < shares[: k - 1]).sum(1)
 
         return draw
 

@@ -1,4 +1,4 @@
-"""Matrix products for few rows, and the two element-wise pieces that a layer needs around them.
+"""Matrix products for few rows, and the element-wise pieces that a layer needs around them.
 
 Decoding reads every weight for a handful of rows. A small float32 weight is best left to torch.mm, whose cost is
 the call; a large one, and any bfloat16 one, to oneDNN with the weight packed in advance, which streams it at about
@@ -13,13 +13,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_ROWS = 4
+"""Packed products stream fastest at 4 to 6 rows: one or two rows are padded to this many (25 against 20 GB/s of
+weights on an AVX-512 processor)."""
 # Rows the packed layout is chosen for. It serves 1 to 64 rows alike; a hint of 1 would choose one that does not.
-_ROWS_HINT = 4
+_ROWS_HINT = 16
 # Weights of a float32 matrix up to which torch.mm is the faster, for several rows and, on one thread, for a single
 # one. Measured on an AVX-512 processor (Zen 4, 1 MB of L2 a core).
 _MM_FASTER_UP_TO, _MM_FASTER_FOR_ONE_ROW_UP_TO = 120_000, 800_000
+# Rows of a row-invariant product at once: at so many a product is bound by arithmetic, so more gain nothing.
+BLOCK = 64
 
 
 class PlainMatrix:
@@ -52,7 +58,7 @@ class PackedMatrix:
 
 
 class MixedMatrix:
-    """Plain for one row on one thread, packed for more of either: a second thread helps only the packed form."""
+    """Plain for few rows on one thread, packed for more of either: a second thread helps only the packed form."""
 
     def __init__(self, weight_OI: Tensor) -> None:
         self._one, self._more = PlainMatrix(weight_OI), PackedMatrix(weight_OI)
@@ -67,7 +73,74 @@ class MixedMatrix:
         return self._one if x_RI.shape[0] == 1 and torch.get_num_threads() == 1 else self._more
 
 
-Matrix = PlainMatrix | PackedMatrix | MixedMatrix
+class NotInvariant(Exception):
+    """A product whose rows come out differently beside other rows, whatever their number."""
+
+
+class RowInvariantMatrix:
+    """A product that gives a row the same bits whatever rows stand beside it, however many.
+
+    Libraries choose their code by the number of rows, and so, for some numbers, another order of summation. Which
+    numbers agree with a full block is found by trying them (`_agreeing`); others are padded to the next that does,
+    and more than a block are done block by block.
+    """
+
+    def __init__(self, inner: "PlainMatrix | PackedMatrix", width: int, weight: Tensor) -> None:
+        self.inner = inner
+        self._padded = _padded_counts(inner, width, weight)
+
+    def __call__(self, x_RI: Tensor) -> Tensor:
+        R = x_RI.shape[0]
+        if R > BLOCK:
+            return torch.cat([self(part) for part in x_RI.split(BLOCK)])
+        padded = self._padded[R]
+        if padded == R:
+            return self.inner(x_RI)
+        return self.inner(F.pad(x_RI, (0, 0, 0, padded - R)))[:R]
+
+    def plus(self, x_RI: Tensor, residual_RO: Tensor) -> Tensor:
+        return self(x_RI).add_(residual_RO)
+
+
+Matrix = PlainMatrix | PackedMatrix | MixedMatrix | RowInvariantMatrix
+
+_known_counts: dict[tuple[object, ...], tuple[int, ...] | None] = {}
+
+
+def _padded_counts(inner: PlainMatrix | PackedMatrix, width: int, weight: Tensor) -> tuple[int, ...]:
+    """Entry R: the rows to compute for R, up to a block. Tried once per shape. NotInvariant where none agree."""
+    key = (type(inner), tuple(weight.shape), weight.dtype, weight.device, torch.get_num_threads())
+    if key not in _known_counts:
+        _known_counts[key] = _agreeing(inner, width, weight)
+    found = _known_counts[key]
+    if found is None:
+        raise NotInvariant(f"products of {tuple(weight.shape)} in {weight.dtype} on {weight.device}")
+    return found
+
+
+def _agreeing(inner: PlainMatrix | PackedMatrix, width: int, weight: Tensor) -> tuple[int, ...] | None:
+    """Compare random rows in a block with the same rows at other places and in smaller numbers, on one thread and on
+    all: two orders of summation agree in all of a block's random sums by chance alone, which does not happen."""
+    generator = torch.Generator().manual_seed(0)
+    x_RI = torch.randn((BLOCK, width), generator=generator).to(weight.device, weight.dtype)
+    # all small numbers, and of large ones some: a matrix of 32,000 symbols takes milliseconds a time
+    candidates = [R for R in range(LEAST_ROWS, BLOCK) if R <= 16 or R % 8 == 0]
+    expected = inner(x_RI)
+    threads = torch.get_num_threads()
+    agreeing = set(candidates)
+    try:
+        for number in {1, threads}:
+            torch.set_num_threads(number)
+            if not torch.equal(inner(x_RI.roll(1, 0)).roll(-1, 0), expected):
+                return None
+            for R in candidates:
+                start = BLOCK - R  # others than the first rows, so that places differ as well
+                if not torch.equal(inner(x_RI[start:]), expected[start:]):
+                    agreeing.discard(R)
+    finally:
+        torch.set_num_threads(threads)
+    agreeing.add(BLOCK)
+    return tuple(min(count for count in agreeing if count >= R) for R in range(BLOCK + 1))
 
 
 @functools.cache
@@ -89,9 +162,14 @@ def packing_works(dtype: torch.dtype) -> bool:
     return True
 
 
-def matrix(weight_OI: Tensor) -> Matrix:
-    """The fastest form of a weight for few rows on its device. The tensor itself need not be kept."""
-    if weight_OI.device.type != "cpu" or not packing_works(weight_OI.dtype):
+def matrix(weight_OI: Tensor, row_invariant: bool = False) -> Matrix:
+    """The fastest form of a weight for few rows on its device. The tensor itself need not be kept. NotInvariant where
+    that is asked for and cannot be had."""
+    packed = weight_OI.device.type == "cpu" and packing_works(weight_OI.dtype)
+    if row_invariant:
+        inner = PackedMatrix(weight_OI) if packed else PlainMatrix(weight_OI)
+        return RowInvariantMatrix(inner, weight_OI.shape[1], weight_OI)
+    if not packed:
         return PlainMatrix(weight_OI)
     if weight_OI.dtype == torch.float32:
         if weight_OI.numel() <= _MM_FASTER_UP_TO:

@@ -1,123 +1,184 @@
 """An inference copy of the transformer: the way to head 0, and the heads that draft.
 
-Shape suffixes: B sequences, R rows (B times the positions of a pass), D model width, J drafting heads, V vocabulary.
+Shape suffixes: R rows (sequences times the positions of a pass), Q rows that drafts are asked for, D model width,
+J drafting heads, V vocabulary, U symbols that may be drafted.
 """
 
+import statistics
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.decoding.cache import BagCache, Cache, DenseCache, Pass, bags_are_fast
 from components.decoding.draft_heads import DraftChain, DraftLayers, DraftMatrices
 from components.decoding.kernels import Matrix, matrix, rms_divide
-from components.decoding.layer import Cache, Pass, Stack, folded
+from components.decoding.layer import Stack, attention_weight, folded, padded
+from components.model.config import ModelConfig
 from components.model.transformer import Layer, MultiTokenTransformer, rotary_table
+
+_FLOAT16_MAX = 65504.0
 
 
 class Network:
-    """Weights of one model in one dtype. Raises nothing; `engine` checks what users pass."""
+    """Weights of one model in one dtype. Raises `kernels.NotInvariant` alone; `engine` checks what users pass."""
 
     @torch.inference_mode()
-    def __init__(self, model: MultiTokenTransformer, dtype: torch.dtype) -> None:
-        self.config, self.dtype = model.config, dtype
+    def __init__(
+        self,
+        model: MultiTokenTransformer,
+        dtype: torch.dtype,
+        row_invariant: bool = False,
+        draft_vocabulary: Sequence[int] | None = None,
+    ) -> None:
+        self.config, self.dtype, self.row_invariant = model.config, dtype, row_invariant
         self.embedding = model.embedding.weight.to(dtype)
         self.device = self.embedding.device
         heads = self.config.chain or tuple(range(self.config.n_head_layers))
         on_the_way = [model.prediction_heads[i] for i in heads[: self.config.head_layers_run(1)]]
-        self.main_layers = Stack(_layers([*model.trunk, *on_the_way]), self.config, dtype)
-        final = folded(model.norm.weight)
-        self.unembedding = matrix((model.head_unembedding(0).weight * final).to(dtype))
+        self.main_layers = Stack(_layers([*model.trunk, *on_the_way]), self.config, dtype, row_invariant)
+        self._final = folded(model.norm.weight)
+        self.unembedding = matrix((model.head_unembedding(0).weight * self._final).to(dtype), row_invariant)
+        self.draft_ids = None if draft_vocabulary is None else torch.tensor(draft_vocabulary, device=self.device)
+        """The symbols that may be drafted, in the order of the draft logits; None: all."""
         self.eps = torch.tensor((self.config.dim * self.config.norm_eps) ** 0.5, device=self.device)
         self.angles_PC = torch.empty(0, self.config.head_dim // 2, dtype=torch.complex64)
         self._model = model
-        self._draft_heads: dict[int, DraftLayers | DraftChain | DraftMatrices | Matrix | None] = {}
+        self._on_bags = self.device.type == "cpu" and bags_are_fast()
+        self.cache_dtype = self._cache_dtype(_layers([*model.trunk, *model.prediction_heads]))
+        self._layer_heads: DraftLayers | DraftChain | None = None
+        self._head_matrices: DraftMatrices | None = None
+        self._draft_unembedding: Matrix | None = None
+        self._own_unembeddings: dict[int, Matrix] = {}
+        self._unembedding_seconds: dict[int, float] = {}
 
-    def prepare(self, k: int, capacity: int) -> None:
-        """Have the heads that draft for `k`, and rotary angles for positions below `capacity`. Kept for later calls."""
-        if k > 1 and k not in self._draft_heads:
-            self._draft_heads[k] = self._build_draft_heads(k)
+    def _cache_dtype(self, layers: Sequence[Layer]) -> torch.dtype:
+        """float16 for bfloat16 where it reads the cache by bags, if no score can overflow: normed rows have length 1,
+        so a matrix's Frobenius norm bounds what it makes of them. (Turned pairs keep their length.)"""
+        if self.dtype != torch.bfloat16 or not self._on_bags:
+            return self.dtype
+        H, KV, E = self.config.n_attention_heads, self.config.kv_heads, self.config.head_dim
+        for layer in layers:
+            norms = attention_weight(layer, self.config).view(H + 2 * KV, -1).norm(dim=1)
+            if norms[:H].max() * norms[H : H + KV].max() >= _FLOAT16_MAX or norms.max() >= _FLOAT16_MAX:
+                return self.dtype
+        return torch.float16
+
+    @property
+    def heads_have_layers(self) -> bool:
+        """Whether drafting heads have layers of their own, with a cache."""
+        return self.config.arrangement in ("parallel", "causal")
+
+    def prepare(self, capacity: int, drafting: bool) -> None:
+        """Have the drafting heads' weights, and rotary angles for positions below `capacity`. Kept for later calls."""
+        if drafting and self.config.n_future_tokens > 1:
+            self._prepare_heads()
         if self.angles_PC.shape[0] < capacity:
             positions = torch.arange(capacity, device=self.device)
             cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
             half = self.config.head_dim // 2
             self.angles_PC = torch.complex(cos[:, :half], sin[:, :half])
 
-    def main_cache(self, rows: int, capacity: int) -> Cache:
-        return Cache(len(self.main_layers), self.config.kv_heads, rows, capacity, self.config.head_dim, self.embedding)
+    def _prepare_heads(self) -> None:
+        heads, dtype, invariant = self._model.prediction_heads, self.dtype, self.row_invariant
+        if self.draft_ids is not None and self._draft_unembedding is None:
+            weight = self._model.head_unembedding(0).weight[self.draft_ids] * self._final
+            self._draft_unembedding = matrix(weight.to(dtype), invariant)
+        if self.config.arrangement == "parallel" and self._layer_heads is None:
+            self._layer_heads = DraftLayers(_layers(heads[1:]), self.config, dtype, invariant)
+        elif self.config.arrangement == "causal" and self._layer_heads is None:
+            self._layer_heads = DraftChain(_layers(heads[1:]), self.config, dtype, invariant)
+        elif self.config.arrangement == "linear" and self._head_matrices is None:
+            matrices = [head for head in heads if isinstance(head, nn.Linear)]
+            self._head_matrices = DraftMatrices(matrices, dtype, invariant)
 
-    def draft_cache(self, k: int, rows: int, capacity: int) -> Cache | None:
-        """For heads 1..k-1; None where they have no layers beside the way to head 0 (or there are none)."""
-        kv_heads = self.config.kv_heads
-        own = {"parallel": (1, (k - 1) * kv_heads), "causal": (k - 1, kv_heads)}
-        if k == 1 or self.config.arrangement not in own:
-            return None
-        layers, kv_heads = own[self.config.arrangement]
-        return Cache(layers, kv_heads, rows, capacity, self.config.head_dim, self.embedding)
+    def main_cache(self, slots: int, capacity: int) -> Cache:
+        return self._cache(len(self.main_layers), slots, capacity)
 
-    def main(self, tokens_R: Tensor, where: Pass, cache: Cache, k: int) -> tuple[list[Tensor], Tensor]:
-        """The way to head 0: what the heads that draft for `k` read, and what the unembeddings read, h_RD.
+    def draft_cache(self, heads: int, slots: int, capacity: int) -> Cache:
+        """For heads 1..heads, where `heads_have_layers`."""
+        return self._cache(heads, slots, capacity)
 
-        The former is the trunk's output, or head 0's state in the causal arrangement, or the states of heads k-1..1
-        in the anticausal one, each before the final norm.
+    def _cache(self, layers: int, slots: int, capacity: int) -> Cache:
+        kind = BagCache if self._on_bags else DenseCache
+        kv_heads, head_dim = self.config.kv_heads, self.config.head_dim
+        return kind(layers, kv_heads, slots, capacity, head_dim, self.cache_dtype, self.device)
+
+    def main(
+        self, tokens_R: Tensor, where: Pass, cache: Cache, drafting: bool, first_read: bool = False
+    ) -> tuple[Tensor | None, Tensor]:
+        """The way to head 0: what drafting heads read, if they are to, and what head 0's unembedding reads, h_RD.
+
+        The former is (1, R, D): the trunk's output, or head 0's state in the causal arrangement; in the anticausal one
+        (n - 1, R, D): the states of heads 1... Each is from before the final norm.
         """
         x_RD = F.embedding(tokens_R, self.embedding)
-        x_RD, states = self.main_layers.forward(x_RD, where, cache, self.eps, self._read_by_drafts(k))
-        return states, rms_divide(x_RD, self.eps)
+        kept = self._read_by_drafts() if drafting else ()
+        x_RD, states = self.main_layers.forward(x_RD, where, cache, self.eps, kept, first_read)
+        return torch.stack(states[::-1]) if states else None, rms_divide(x_RD, self.eps)
 
-    def choose(self, h_RD: Tensor) -> Tensor:
-        """Head 0's greedy choice per row; the lowest id on a tie."""
-        return self.unembedding(h_RD).argmax(-1)
+    def logits(self, h_RD: Tensor) -> Tensor:
+        """Logits of the unembedding that head 0 uses."""
+        return self.unembedding(padded(h_RD))[: h_RD.shape[0]]
 
-    def draft(
-        self, k: int, states: Sequence[Tensor], last_B: Tensor, where: Pass | None, cache: Cache | None
+    def unembedding_seconds(self, rows: int) -> float:
+        """What logits of so many rows take, roughly: the median of three, measured once per power of two."""
+        size = 1 << max(2, (rows - 1).bit_length())
+        if size not in self._unembedding_seconds:
+            h_RD = torch.zeros((size, self.config.dim), dtype=self.dtype, device=self.device)
+            times = []
+            for _ in range(4):
+                began = time.perf_counter()
+                self.logits(h_RD)
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
+                times.append(time.perf_counter() - began)
+            self._unembedding_seconds[size] = statistics.median(times[1:])
+        return self._unembedding_seconds[size]
+
+    def draft_layer_states(
+        self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor, asked: Pass, cache: Cache
     ) -> Tensor:
-        """Choices of heads 1..k-1 at the last row of each sequence, (B, k - 1).
+        """States of heads 1..J that have layers, h_JQD, normed; see `draft_heads`."""
+        assert self._layer_heads is not None
+        return self._layer_heads.forward(J, z_RD, where, rows_Q, asked, cache, self.eps)
 
-        `states` are those of `main` at positions that are new to the drafting heads' cache, `last_B` the row in them
-        of each sequence's last one. Arrangements without such a cache read these rows only.
-        """
-        heads = self._draft_heads[k]
-        if isinstance(heads, DraftLayers | DraftChain):
-            assert cache is not None
-            assert where is not None
-            h_JBD = heads.forward(states[0], last_B, where, cache, self.eps)
-        elif isinstance(heads, DraftMatrices):
-            h_JBD = heads.forward(states[0][last_B], self.eps)
-        elif heads is None:
-            h_JBD = rms_divide(torch.stack([state_RD[last_B] for state_RD in reversed(states)]), self.eps)
-        else:
-            h_BD = rms_divide(states[0][last_B], self.eps)
-            return heads(h_BD).view(h_BD.shape[0], k - 1, -1).argmax(-1)
-        return self.choose(h_JBD.flatten(0, 1)).view(k - 1, -1).T
+    def draft_states(self, J: int, read_SQD: Tensor) -> Tensor:
+        """States of heads 1..J without layers of their own, h_JQD, normed, from what `main` returned at these rows."""
+        match self.config.arrangement:
+            case "anticausal":
+                return rms_divide(read_SQD[:J], self.eps)
+            case "linear":
+                assert self._head_matrices is not None
+                return self._head_matrices.forward(J, read_SQD[0], self.eps)
+        return rms_divide(read_SQD, self.eps)
 
-    def _read_by_drafts(self, k: int) -> Sequence[int]:
+    def draft_logits(self, J: int, h_JQD: Tensor) -> Tensor:
+        """Logits of heads 1..J, (J, Q, U). `replicated` heads read one state, h_1QD."""
+        Q = h_JQD.shape[1]
+        if self.config.arrangement == "replicated":
+            return self._own_unembedding(J)(padded(h_JQD[0]))[:Q].view(Q, J, -1).transpose(0, 1)
+        unembedding = self._draft_unembedding or self.unembedding
+        return unembedding(padded(h_JQD.flatten(0, 1)))[: J * Q].view(J, Q, -1)
+
+    def _own_unembedding(self, J: int) -> Matrix:
+        if J not in self._own_unembeddings:
+            tables = [self._model.head_unembedding(i).weight for i in range(1, J + 1)]
+            if self.draft_ids is not None:
+                tables = [table[self.draft_ids] for table in tables]
+            weight = torch.cat(tables) * self._final
+            self._own_unembeddings[J] = matrix(weight.to(self.dtype), self.row_invariant)
+        return self._own_unembeddings[J]
+
+    def _read_by_drafts(self) -> Sequence[int]:
         """The numbers of main layers after which stands what the drafting heads read."""
         n, trunk = self.config.n_future_tokens, self.config.n_trunk_layers
-        if k == 1:
-            return ()
         if self.config.arrangement == "anticausal":
-            return range(trunk + n - k + 1, trunk + n)
+            return range(trunk + 1, trunk + n)
         return (trunk if self.config.arrangement == "parallel" else len(self.main_layers),)
-
-    def _build_draft_heads(self, k: int) -> DraftLayers | DraftChain | DraftMatrices | Matrix | None:
-        heads = self._model.prediction_heads
-        match self.config.arrangement:
-            case "parallel":
-                return DraftLayers(_layers(heads[1:k]), self.config, self.dtype)
-            case "causal":
-                return DraftChain(_layers(heads[1:k]), self.config, self.dtype)
-            case "anticausal":
-                return None
-            case "linear":
-                return DraftMatrices([head for head in heads[: k - 1] if isinstance(head, nn.Linear)], self.dtype)
-            case "replicated":
-                final = folded(self._model.norm.weight)
-                tables = [self._model.head_unembedding(i).weight * final for i in range(1, k)]
-                return matrix(torch.cat(tables).to(self.dtype))
 
 
 def _layers(modules: Iterable[nn.Module]) -> list[Layer]:
-    layers = list(modules)
-    assert all(isinstance(layer, Layer) for layer in layers)
-    return [layer for layer in layers if isinstance(layer, Layer)]
+    return [module for module in modules if isinstance(module, Layer)]

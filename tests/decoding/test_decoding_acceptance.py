@@ -73,11 +73,11 @@ def test_runs_are_as_constructed(k: int) -> None:
 
 def test_perfect_drafts_give_k_tokens_a_step_and_wrong_ones_give_one() -> None:
     perfect = Decoder(table_model(8, {})).generate([[3]], 1 + 8 * 5, k=8)
-    assert perfect.steps == 5
-    assert perfect.accepted == [[7]] * 5
+    assert len(perfect.steps) == 5
+    assert [step.accepted for step in perfect.steps] == [[7]] * 5
     assert perfect.tokens_per_forward == 8
     useless = Decoder(table_model(8, {1: set(range(V))})).generate([[3]], 9, k=8)
-    assert useless.accepted == [[0]] * 8
+    assert [step.accepted for step in useless.steps] == [[0]] * 8
     assert useless.tokens_per_forward == 1
 
 
@@ -129,7 +129,7 @@ def test_along_the_text_it_would_write_a_decoder_is_led_as_it_decodes(k: int) ->
     made = Decoder(model).generate([prompt], 5 * V, k=k)
     window = prompt + made.tokens[0]
     place, expected = len(prompt) - 1, [0] * k
-    for (accepted,) in made.accepted:
+    for (accepted,) in (step.accepted for step in made.steps):
         if place > len(window) - 4:
             break
         expected[accepted] += 1

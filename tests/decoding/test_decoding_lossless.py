@@ -5,9 +5,9 @@ import random
 import pytest
 import torch
 
-from components.decoding.batch import Batch
 from components.decoding.checks import full_forward_mismatches
 from components.decoding.engine import Decoder
+from components.decoding.live import Live
 from components.decoding.network import Network
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
@@ -84,29 +84,40 @@ def test_drafts_are_what_the_heads_of_the_full_forward_choose(name: str) -> None
     model = sharp_model(**SHAPES[name])
     network = Network(model, torch.float32)
     drafted = set()
-    for k in range(2, model.config.n_future_tokens + 1):
-        texts = ragged_prompts(7, (3, 9, 1, 9))
-        network.prepare(k, 64)
-        batch = Batch(network, texts, 64, k)
-        last = batch.prefill(texts)
-        for step in range(6):
-            if step in (0, 3):
-                batch.drop(1)
-                for rows in (texts, last):
-                    rows[1] = rows[-1]  # as Batch.drop does
-                    rows.pop()
-            drafts = batch.draft()
-            for text, row in zip(texts, drafts, strict=True):
-                logits_KV = model(torch.tensor([text]), heads=k)[:, 0, -1]
+    n = model.config.n_future_tokens
+    network.prepare(64, drafting=True)
+    texts = ragged_prompts(7, (3, 9, 1, 9))
+    live = Live(network, 4, 64, n - 1)
+    last_B = torch.cat([live.join(text) for text in texts]).argmax(-1)
+    at_once = None
+    for step in range(14):
+        if step in (3, 9):
+            kept = live.leave([1])
+            texts, last_B, at_once = [texts[row] for row in kept.tolist()], last_B[kept], None
+        if step == 6:
+            texts.append([5, 8])
+            last_B = torch.cat((last_B, live.join(texts[-1]).argmax(-1)))
+            at_once = None
+        # every k, each after steps with fewer heads and with more, some without any
+        J = (n - 1) * (step % 3 != 1) - step % 2 * (n > 2 and step % 3 != 1)
+        tokens_BT = last_B[:, None]
+        if J:
+            logits_BJV = live.draft(J) if at_once is None else at_once
+            J = logits_BJV.shape[1]
+            drafts_BJ = logits_BJV.argmax(-1)
+            tokens_BT = torch.cat((tokens_BT, drafts_BJ), 1)
+            for text, row in zip(texts, drafts_BJ.tolist(), strict=True):
+                logits_KV = model(torch.tensor([text]), heads=J + 1)[:, 0, -1]
                 assert row == logits_KV[1:].argmax(-1).tolist()
                 drafted.update(row)
-            fed = [[token, *row] for token, row in zip(last, drafts, strict=True)]
-            choices = batch.verify(fed)
-            for slot, text in enumerate(texts):
-                count = 1 + (step + slot) % k
-                batch.keep(slot, count)
-                text += fed[slot][:count]
-                last[slot] = choices[slot][count - 1]
+        merged = J > 0 and step % 4 > 1 and model.config.arrangement != "replicated"
+        logits_BTV, logits_JBTV = live.verify(tokens_BT, J if merged else 0)
+        accepted_B = (torch.arange(live.B) + step) % (J + 1)
+        live.keep(accepted_B)
+        at_once = logits_JBTV[:, torch.arange(live.B), accepted_B].transpose(0, 1) if merged else None
+        last_B = logits_BTV.argmax(-1).gather(1, accepted_B[:, None])[:, 0]
+        for row, text in enumerate(texts):
+            text += tokens_BT[row, : accepted_B[row] + 1].tolist()
     assert len(drafted) > 3, "the drafts differ, so that a mistaken one shows"
 
 
@@ -174,7 +185,7 @@ def test_on_step_sees_every_token_once_in_order() -> None:
 
     made = Decoder(model).generate(prompts, [9, 3, 9, 9, 1], k=4, on_step=on_step)
     assert told == made.tokens
-    assert len(calls) == made.steps + 1
+    assert len(calls) == len(made.steps) + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""How many heads to use, chosen while decoding: the k with the most tokens per second, by what steps with k have cost
+so far and by how often drafts at each place have been accepted of late."""
+
+import statistics
+from collections import deque
+from collections.abc import Sequence
+
+KEPT_TIMES = 15
+"""Steps whose times count, per k: the median of the latest."""
+MEMORY = 0.98
+"""What is left of a count after a step: some fifty steps count."""
+TRIALS = 1
+"""Steps that every k is given before its cost is compared, besides the one that changes to it, which is unlike others."""
+REVISIT_SHARE = 0.015
+"""Share of the time spent on longer drafts than pay, now and then: their last places are not seen otherwise."""
+LEAST_STEPS_BETWEEN = 16
+
+
+def choices(n: int) -> list[int]:
+    """The k to choose from: all up to 4 heads, then some, for neighbours cost and bring nearly the same."""
+    return [k for k in range(1, n + 1) if k <= 4 or k == n or k in (6, 8, 12, 16, 24, 32, 48, 64)]
+
+
+class StepTimes:
+    """Seconds of a step per (sequences, k). Kept by a decoder, so that later calls know what earlier ones measured."""
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[int, int], deque[float]] = {}
+
+    def add(self, sequences: int, k: int, seconds: float) -> None:
+        self._times.setdefault((_size(sequences), k), deque(maxlen=KEPT_TIMES)).append(seconds)
+
+    def trials(self, sequences: int, k: int) -> int:
+        return len(self._times.get((_size(sequences), k), ()))
+
+    def seconds(self, sequences: int, k: int) -> float | None:
+        times = self._times.get((_size(sequences), k))
+        return statistics.median(times) if times else None
+
+
+def _size(sequences: int) -> int:
+    """Batches of similar size cost much the same, and each new size would have to be tried again."""
+    return sequences if sequences <= 4 else 1 << (sequences - 1).bit_length()
+
+
+class DraftLength:
+    """The choice for one batch."""
+
+    def __init__(self, n: int, times: StepTimes) -> None:
+        self.choices = choices(n)
+        self._times = times
+        # one accepted of one tried at each place: hopeful at first, and soon outweighed
+        self._accepted, self._tried = [1.0] * (n - 1), [1.0] * (n - 1)
+        self._since_longest = 0
+
+    def acceptance(self) -> list[float]:
+        """Per place of a draft, the share accepted of those that were reached."""
+        return [accepted / tried for accepted, tried in zip(self._accepted, self._tried, strict=True)]
+
+    def choose(self, sequences: int) -> int:
+        """The k of the next step."""
+        untried = [k for k in self.choices if self._times.trials(sequences, k) < TRIALS]
+        if untried:  # the longest first: what it shows of acceptance serves all
+            return max(untried)
+        best = max(self.choices, key=lambda k: self._tokens(k) / self._seconds(sequences, k))
+        longest = self.choices[-1]
+        surplus = self._seconds(sequences, longest) / self._seconds(sequences, best) - 1
+        if self._since_longest >= max(LEAST_STEPS_BETWEEN, surplus / REVISIT_SHARE):
+            return longest
+        return best
+
+    def saw(self, sequences: int, k: int, accepted: Sequence[int], seconds: float | None) -> None:
+        """What a step did: drafts accepted per sequence; seconds, if it was a step like others."""
+        self._since_longest = 0 if k == self.choices[-1] else self._since_longest + 1
+        if seconds is not None:
+            self._times.add(sequences, k, seconds)
+        weight = 1 / len(accepted) ** 0.5  # the rows of a batch often do alike
+        for place in range(k - 1):
+            reached = sum(count >= place for count in accepted)
+            passed = sum(count > place for count in accepted)
+            keep = MEMORY if reached else 1.0
+            self._tried[place] = self._tried[place] * keep + reached * weight
+            self._accepted[place] = self._accepted[place] * keep + passed * weight
+
+    def _tokens(self, k: int) -> float:
+        """Tokens per forward to be expected."""
+        total = share = 1.0
+        for place in self.acceptance()[: k - 1]:
+            share *= place
+            total += share
+        return total
+
+    def _seconds(self, sequences: int, k: int) -> float:
+        seconds = self._times.seconds(sequences, k)
+        assert seconds is not None, (sequences, k)
+        return seconds
