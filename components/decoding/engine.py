@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from components.decoding.draft_length import DraftLength, StepTimes
-from components.decoding.kernels import NotInvariant
+from components.decoding.kernels import NotInvariant, first_best
 from components.decoding.live import PARTS, Live
 from components.decoding.network import Network
 from components.decoding.room import check_room
@@ -196,7 +196,7 @@ class _Loop:
         # the last token is never fed, but drafts beside the last but one may lie beyond the limit
         capacity = max(len(p) + limit for p, limit in zip(prompts, limits, strict=True)) + most - 1
         check_room(network, batch, capacity, most, any(s.temperature > 0 for s in samplings), max(map(len, prompts)))
-        network.prepare(capacity, most > 1)
+        network.prepare(capacity, [k - 1 for k in (self.length.choices if self.length else [most])])
         self.live = Live(network, batch, capacity, most - 1)
         device = self.device = network.device
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device) if stop_ids else None
@@ -248,7 +248,7 @@ class _Loop:
             u_11 = sampler.uniform(torch.zeros((1, 1), dtype=torch.long, device=self.device), CHOOSE)
             first_1 = draw(sampler.probabilities(logits_1V[None])[:, 0], u_11[:, 0])
         else:
-            first_1 = logits_1V.argmax(-1)
+            first_1 = first_best(logits_1V)
         self.rows.append(row)
         self.rows_B = torch.cat((self.rows_B, first_1.new_tensor([row])))
         self.last_B = torch.cat((self.last_B, first_1))
@@ -292,7 +292,7 @@ class _Loop:
         """The tokens drafted, and, if any sequence is sampled, the distributions they were drawn from."""
         ids_U = self.network.draft_ids
         if not self.sampled:
-            chosen_BJ = logits_BJU.argmax(-1)
+            chosen_BJ = first_best(logits_BJU)
             return chosen_BJ if ids_U is None else ids_U[chosen_BJ], None
         q_BJU = self.samplers.probabilities(logits_BJU)
         index_BJ = self.made_B[:, None] + torch.arange(logits_BJU.shape[1], device=self.device)
@@ -316,7 +316,7 @@ class _Loop:
             tokens_BT = torch.cat((drafts_BJ, drafts_BJ.new_zeros((B, 1))), 1)
             tokens_BT = tokens_BT.scatter(1, accepted_B[:, None], last_B[:, None])
         else:
-            tokens_BT = logits_BTV.argmax(-1)
+            tokens_BT = first_best(logits_BTV)
             accepted_B = (drafts_BJ == tokens_BT[:, :-1]).long().cumprod(1).sum(1)
         if self.draw_accepted is not None and T > 1:
             accepted_B = self.draw_accepted(B, T)

@@ -21,6 +21,9 @@ from components.decoding.network import Network
 PARTS = ("verify", "heads", "unembedding", "accept", "host")
 """What a step's time is split into: the way to head 0, the drafting heads, all unembeddings, accepting and choosing
 (with sampling), and what the loop around does."""
+MOST_ROWS_AT_ONCE = 128
+"""Rows of the unembedding beyond which all heads at all positions together are not even tried: products are bound by
+arithmetic there."""
 
 
 class Live:
@@ -131,6 +134,8 @@ class Live:
         if network.config.arrangement == "replicated" or network.draft_ids is not None:
             return False
         if self.draft_cache is not None and max(self._behind[:heads]) > 0:
+            return False
+        if self.B * T * T > MOST_ROWS_AT_ONCE:
             return False
         seconds = network.unembedding_seconds
         return seconds(self.B * T * T) < seconds(self.B * T) + seconds(self.B * heads)

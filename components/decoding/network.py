@@ -71,10 +71,15 @@ class Network:
         """Whether drafting heads have layers of their own, with a cache."""
         return self.config.arrangement in ("parallel", "causal")
 
-    def prepare(self, capacity: int, drafting: bool) -> None:
-        """Have the drafting heads' weights, and rotary angles for positions below `capacity`. Kept for later calls."""
-        if drafting and self.config.n_future_tokens > 1:
+    def prepare(self, capacity: int, heads: Sequence[int]) -> None:
+        """Have what drafts of these lengths need, and rotary angles for positions below `capacity`. Kept for later
+        calls, as far as it does not depend on them."""
+        if any(heads):
             self._prepare_heads()
+        if self.config.arrangement == "replicated":
+            for J in heads:
+                if J:
+                    self._own_unembedding(J)
         if self.angles_PC.shape[0] < capacity:
             positions = torch.arange(capacity, device=self.device)
             cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta)

@@ -85,7 +85,7 @@ def test_drafts_are_what_the_heads_of_the_full_forward_choose(name: str) -> None
     network = Network(model, torch.float32)
     drafted = set()
     n = model.config.n_future_tokens
-    network.prepare(64, drafting=True)
+    network.prepare(64, range(model.config.n_future_tokens))
     texts = ragged_prompts(7, (3, 9, 1, 9))
     live = Live(network, 4, 64, n - 1)
     last_B = torch.cat([live.join(text) for text in texts]).argmax(-1)
