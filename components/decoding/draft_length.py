@@ -5,12 +5,16 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
-KEPT_TIMES = 15
+KEPT_TIMES = 7
 """Steps whose times count, per k: the median of the latest."""
 MEMORY = 0.98
 """What is left of a count after a step: some fifty steps count."""
-TRIALS = 1
-"""Steps that every k is given before its cost is compared, besides the one that changes to it, which is unlike others."""
+ENOUGH = 4
+"""Times after which a k's cost counts as known; one is enough for a k that is far from the best."""
+NEAR = 0.8
+"""A k that would emit at least this share of the best one's tokens per second may be the best in truth."""
+REFRESH_STEPS = 24
+"""Steps after which the second best is tried again: the machine may have changed."""
 REVISIT_SHARE = 0.015
 """Share of the time spent on longer drafts than pay, now and then: their last places are not seen otherwise."""
 LEAST_STEPS_BETWEEN = 16
@@ -30,7 +34,8 @@ class StepTimes:
     def add(self, sequences: int, k: int, seconds: float) -> None:
         self._times.setdefault((_size(sequences), k), deque(maxlen=KEPT_TIMES)).append(seconds)
 
-    def trials(self, sequences: int, k: int) -> int:
+    def known(self, sequences: int, k: int) -> int:
+        """How many times count."""
         return len(self._times.get((_size(sequences), k), ()))
 
     def seconds(self, sequences: int, k: int) -> float | None:
@@ -51,7 +56,7 @@ class DraftLength:
         self._times = times
         # one accepted of one tried at each place: hopeful at first, and soon outweighed
         self._accepted, self._tried = [1.0] * (n - 1), [1.0] * (n - 1)
-        self._since_longest = 0
+        self._since_longest = self._since_second = 0
 
     def acceptance(self) -> list[float]:
         """Per place of a draft, the share accepted of those that were reached."""
@@ -59,10 +64,17 @@ class DraftLength:
 
     def choose(self, sequences: int) -> int:
         """The k of the next step."""
-        untried = [k for k in self.choices if self._times.trials(sequences, k) < TRIALS]
-        if untried:  # the longest first: what it shows of acceptance serves all
-            return max(untried)
-        best = max(self.choices, key=lambda k: self._tokens(k) / self._seconds(sequences, k))
+        known = {k: self._times.known(sequences, k) for k in self.choices}
+        if 0 in known.values():  # the longest first: what it shows of acceptance serves all
+            return max(k for k in self.choices if not known[k])
+        rate = {k: self._tokens(k) / self._seconds(sequences, k) for k in self.choices}
+        best, second = sorted(self.choices, key=lambda k: -rate[k])[:2]
+        near = [k for k in self.choices if rate[k] >= NEAR * rate[best] and known[k] < ENOUGH]
+        if near:
+            return min(near, key=lambda k: known[k])
+        if self._since_second >= REFRESH_STEPS and rate[second] >= NEAR * rate[best]:
+            self._since_second = 0
+            return second
         longest = self.choices[-1]
         surplus = self._seconds(sequences, longest) / self._seconds(sequences, best) - 1
         if self._since_longest >= max(LEAST_STEPS_BETWEEN, surplus / REVISIT_SHARE):
@@ -70,8 +82,9 @@ class DraftLength:
         return best
 
     def saw(self, sequences: int, k: int, accepted: Sequence[int], seconds: float | None) -> None:
-        """What a step did: drafts accepted per sequence; seconds, if it was a step like others."""
+        """What a step did: drafts accepted per sequence; seconds, if it was a step like others with this k."""
         self._since_longest = 0 if k == self.choices[-1] else self._since_longest + 1
+        self._since_second += 1
         if seconds is not None:
             self._times.add(sequences, k, seconds)
         weight = 1 / len(accepted) ** 0.5  # the rows of a batch often do alike

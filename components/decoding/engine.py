@@ -263,9 +263,10 @@ class _Loop:
         live, B = self.live, len(self.rows)
         live.caught_up = 0
         k = self.k if self.length is None else self.length.choose(B)
-        J, tokens_BT, q_BJV, at_once = k - 1, self.last_B[:, None], None, False
+        J, tokens_BT, q_BJV, at_once, drafted_before = k - 1, self.last_B[:, None], None, False, False
         if J:
-            logits_BJU = self.drafted if self.drafted is not None and self.drafted.shape[1] >= J else live.draft(J)
+            drafted_before = self.drafted is not None and self.drafted.shape[1] >= J
+            logits_BJU = self.drafted if self.drafted is not None and drafted_before else live.draft(J)
             with live.timed("accept"):
                 drafts_BJ, q_BJV = self._drafts(logits_BJU[:, :J])
                 tokens_BT = torch.cat((tokens_BT, drafts_BJ), 1)
@@ -284,8 +285,9 @@ class _Loop:
         caught_up = live.caught_up if live.caught_up > max(1, self.last_k) else 0
         self.steps.append(Step(k, accepted, seconds, caught_up))
         if self.length is not None:
-            # after another k, heads may have had to catch up, or drafts were made in vain
-            self.length.saw(B, k, accepted, seconds if k == self.last_k else None)
+            # where heads had to catch up, or drafts were made before and during the step, it took longer than usual
+            unusual = caught_up or at_once != drafted_before
+            self.length.saw(B, k, accepted, None if unusual else seconds)
         self.last_k = k
 
     def _drafts(self, logits_BJU: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -21,7 +21,7 @@ from components.decoding.network import Network
 PARTS = ("verify", "heads", "unembedding", "accept", "host")
 """What a step's time is split into: the way to head 0, the drafting heads, all unembeddings, accepting and choosing
 (with sampling), and what the loop around does."""
-MOST_ROWS_AT_ONCE = 128
+MOST_ROWS_AT_ONCE = 64
 """Rows of the unembedding beyond which all heads at all positions together are not even tried: products are bound by
 arithmetic there."""
 

@@ -60,9 +60,9 @@ class Samplers:
     def of(cls, rows: list[Sampling], device: torch.device) -> "Samplers":
         return cls(
             torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=device),
-            torch.tensor([row.top_k for row in rows], device=device),
+            torch.tensor([row.top_k for row in rows], dtype=torch.long, device=device),
             torch.tensor([row.top_p for row in rows], dtype=torch.float32, device=device),
-            torch.tensor([row.seed for row in rows], device=device),
+            torch.tensor([row.seed for row in rows], dtype=torch.long, device=device),
         )
 
     def joined(self, others: "Samplers") -> "Samplers":
@@ -87,7 +87,7 @@ class Samplers:
 
     def _cut(self, p_BTV: Tensor) -> Tensor:
         """Leave out what top-k and top-p leave out."""
-        sorted_BTV, order_BTV = p_BTV.sort(-1, descending=True, stable=True)
+        sorted_BTV, order_BTV = p_BTV.sort(dim=-1, descending=True, stable=True)
         V = p_BTV.shape[-1]
         most = torch.where(self.top_k_B > 0, self.top_k_B, V)[:, None, None]
         sorted_BTV = sorted_BTV.masked_fill(torch.arange(V, device=p_BTV.device) >= most, 0.0)
