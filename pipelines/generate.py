@@ -4,7 +4,6 @@ python pipelines/generate.py runs/latest/pretrain-n4 "def fib(n):"
 """
 
 import argparse
-import codecs
 import os
 import sys
 from pathlib import Path
@@ -21,11 +20,23 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a trained model's directory")
     parser.add_argument("prompt", metavar="PROMPT", help="text to continue")
-    parser.add_argument("--k", type=int, help="prediction heads to use: 1 is next-token decoding (default: all)")
+    parser.add_argument(
+        "--k", type=_heads, default="adaptive",
+        help="prediction heads to use: 1 is next-token decoding; adaptive (the default) finds out what pays",
+    )  # fmt: skip
     parser.add_argument("--max-new-tokens", metavar="N", type=int, default=128, help="default: 128")
+    parser.add_argument("--temperature", metavar="T", type=float, default=0.0, help="default: 0, the likeliest token")
+    parser.add_argument("--top-k", metavar="N", type=int, default=0, help="sample from the N likeliest alone")
+    parser.add_argument("--top-p", metavar="P", type=float, default=1.0, help="sample from the likeliest up to a share P")
+    parser.add_argument("--seed", type=int, default=0, help="what sampling draws (default: 0)")
+    parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one for a narrow model, else every core)")
     return parser
+
+
+def _heads(text: str) -> int | str:
+    return text if text == "adaptive" else int(text)
 
 
 def wants_colour(out: TextIO) -> bool:
@@ -34,24 +45,18 @@ def wants_colour(out: TextIO) -> bool:
 
 
 class RunPrinter:
-    """Writes runs of tokens as text. A character whose bytes are cut by a run's end waits for the rest of them."""
+    """Writes runs of tokens as text."""
 
     def __init__(self, out: TextIO, coloured: bool) -> None:
         self._out, self._coloured = out, coloured
-        self._reader = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._runs = 0
 
-    def write(self, content: bytes, tokens: int) -> None:
+    def write(self, text: str, tokens: int) -> None:
         """Text of one run; only runs of several tokens are coloured, in turn."""
-        text = self._reader.decode(content)
-        if self._coloured and tokens > 1:
+        if self._coloured and tokens > 1 and text:
             self._runs += 1
             text = f"{COLOURS[self._runs % len(COLOURS)]}{text}{PLAIN}"
         self._out.write(text)
-        self._out.flush()
-
-    def close(self) -> None:
-        self._out.write(self._reader.decode(b"", final=True) + "\n")
         self._out.flush()
 
 
@@ -62,35 +67,33 @@ def generate(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from components.decoding.engine import Decoder
-    from components.model.weights import load_config, load_model
-    from components.tokenizer.codec import load_tokenizer
+    from components.decoding import generate as decoding
+    from components.model.weights import load_config
 
     config = load_config(arguments.checkpoint)
-    codec = load_tokenizer(arguments.checkpoint / "tokenizer")
-    threads = arguments.threads or (1 if config.dim < 512 else os.cpu_count() or 1)
-    torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    decoder = Decoder(load_model(arguments.checkpoint, device), getattr(torch, arguments.dtype))
-    k = config.n_future_tokens if arguments.k is None else arguments.k
-
+    torch.set_num_threads(arguments.threads or (1 if config.dim < 512 else os.cpu_count() or 1))
+    opened = decoding.open_checkpoint(arguments.checkpoint, getattr(torch, arguments.dtype))
     printer = RunPrinter(sys.stdout, wants_colour(sys.stdout))
-    prompt = [codec.bos_id, *codec.encode(arguments.prompt)]
-
     before = [arguments.prompt]  # written with the first tokens, when all was found good
 
-    def show(new: list[list[int]]) -> None:
+    def show(row: int, text: str, tokens: int) -> None:
         if before:
             sys.stdout.write(before.pop())
-        printer.write(codec.decode_bytes(new[0]), len(new[0]))
+        printer.write(text, tokens)
 
-    made = decoder.generate([prompt], arguments.max_new_tokens, k, stop_ids={codec.eos_id}, on_step=show)
-    printer.close()
-    tokens, forwards = len(made.tokens[0]), len(made.runs[0])
-    rate = f", {(tokens - 1) / made.decode_seconds:,.0f} tokens/s" if made.decode_seconds else ""
-    per_forward = f"{tokens / forwards:.2f} per forward"
-    setting = f"k = {k} of {config.n_future_tokens}, {arguments.dtype}, {device}"
-    print(f"{tokens} tokens in {forwards} forwards: {per_forward}{rate} ({setting})", file=sys.stderr)
+    made = decoding.generate(
+        opened, arguments.prompt, arguments.max_new_tokens, arguments.k,
+        arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed, arguments.stop, on_text=show,
+    )  # fmt: skip
+    print(flush=True)
+    figures, forwards = made.statistics, len(made[0].runs)
+    rate = f", {figures.tokens_per_second:,.0f} tokens/s" if figures.steps else ""
+    heads = f"k = {arguments.k} of {config.n_future_tokens}"
+    print(
+        f"{figures.tokens} tokens in {forwards} forwards: {figures.tokens / forwards:.2f} per forward{rate} "
+        f"({heads}, {arguments.dtype}, {opened.decoder.device.type})",
+        file=sys.stderr,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -101,6 +101,10 @@ class Decoder:
             ) from None
         self._times = StepTimes()
 
+    @property
+    def device(self) -> torch.device:
+        return self._network.device
+
     @torch.inference_mode()
     def generate(
         self,

@@ -22,13 +22,15 @@ from components.model.transformer import MultiTokenTransformer
 
 WEIGHTS = "model.safetensors"
 CONFIG = "model.json"
+CONTEXT = "context_length"
 
 
-def save_model(model: MultiTokenTransformer, directory: Path) -> str:
-    """Write weights (as they are, float32 from training) and config; returns the digest of both."""
+def save_model(model: MultiTokenTransformer, directory: Path, context_length: int | None = None) -> str:
+    """Write weights (as they are, float32 from training) and config; returns the digest of both. context_length: of
+    the sequences trained on, kept in the weights' metadata."""
     directory.mkdir(parents=True, exist_ok=True)
     state = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters()}
-    save_file(state, directory / WEIGHTS)
+    save_file(state, directory / WEIGHTS, {} if context_length is None else {CONTEXT: str(context_length)})
     config = json.dumps(dataclasses.asdict(model.config), indent=2)
     (directory / CONFIG).write_text(config + "\n", encoding="utf-8")
     (directory / WEIGHTS).chmod((directory / CONFIG).stat().st_mode)  # else nobody else may read it
@@ -37,6 +39,13 @@ def save_model(model: MultiTokenTransformer, directory: Path) -> str:
         for chunk in iter(lambda: file.read(1 << 20), b""):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def trained_context(directory: Path) -> int | None:
+    """Tokens of the sequences that a saved model was trained on; None where that was not kept."""
+    with safe_open(directory / WEIGHTS, framework="pt") as state:
+        found = (state.metadata() or {}).get(CONTEXT)
+    return int(found) if found else None
 
 
 def load_config(directory: Path) -> ModelConfig:

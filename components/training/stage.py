@@ -306,7 +306,7 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
     last = checkpoint_path(run.work / "checkpoints", config.steps)
     state = read_state(last)
     model = load_trained_model(last)
-    digest = save_model(model, run.directory)
+    digest = save_model(model, run.directory, config.context_length)
     shutil.copytree(tokenizer, run.directory / "tokenizer", dirs_exist_ok=True)
     shutil.copyfile(run.metrics_path, run.directory / "metrics.jsonl")
     if execution.profile_steps and (trace := run.work / TRACE).exists():
