@@ -1,15 +1,15 @@
 """Speed, side by side: prints a table and, as its last line, one line of JSON.
 
     python pipelines/bench.py subject=decode checkpoint=runs/latest/pretrain-n4
-    python pipelines/bench.py subject=decode size=110M dtype=bfloat16
+    python pipelines/bench.py subject=decode models=110m batches=1
     python pipelines/bench.py subject=memory      a plan's memory beside the measured peak
     python pipelines/bench.py subject=tokenize    tokenizing to shards beside one sentencepiece process
     python pipelines/bench.py subject=train       a training step of n = 1, 2, 4, beside a naive loss and transformers
     python pipelines/bench.py subject=flow        planning and running stages that do nothing
 
 subject=decode: with checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or the UTF-8
-file text=…), and every arm is checked for losslessness. Without it, a model of the named size with random weights is
-timed, and the number of accepted drafts is drawn from acceptance=[…]: the work is real, the text is not.
+file text=…), and every arm is checked for losslessness. Without it, models of named sizes with random weights are
+timed, and the number of accepted drafts is drawn: the work is real, the text is not.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from components.decoding.config import DecodingConfig
 from components.flow.quantity import size
@@ -39,12 +39,18 @@ class DecodeSubject(DecodingConfig):
     """Where prompts come from; None: the directory with shards beside the checkpoint."""
     text: Path | None = None
     """A UTF-8 file to take prompts from instead."""
-    size: str = "2M"
-    """Without a checkpoint: the model's size."""
-    acceptance: tuple[float, ...] | None = None
-    """Without a checkpoint: shares of steps that accept at least 1, 2, … drafts; None: the size's own."""
+    models: tuple[str, ...] = ("110m", "350m", "byte")
+    """Without a checkpoint: the models' sizes."""
+    transformers: bool = True
+    """Without a checkpoint: whether transformers' own decoding of the 110m is timed beside ours, if installed."""
+    equality: float = 1.0
+    """Without a checkpoint: share of 100,000 tokens for which every k and batch is held against next-token decoding."""
     cores: int | None = None
     """CPU cores to use; None: all."""
+    batches: tuple[int, ...] = (1, 4, 16)
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    prompts: int = 16
+    new_tokens: int = 48
 
 
 def parse(arguments: Sequence[str], kind: type) -> Any:
@@ -150,28 +156,51 @@ def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
     import torch
 
     from components.decoding.benchmark import heads_to_measure
+    from components.decoding.checks import equality
     from components.decoding.machine import describe
-    from components.decoding.synthetic import SIZES, random_model, time_synthetic
+    from components.decoding.synthetic import SIZES, beside_transformers, random_model, time_cases
 
-    if subject.size not in SIZES:
-        raise ValueError(f"size is {subject.size!r}; there are {', '.join(SIZES)}")
-    chosen = SIZES[subject.size]
-    acceptance = chosen.acceptance if subject.acceptance is None else subject.acceptance
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    config = _config(subject)
-    heads = heads_to_measure(config, chosen.model.n_future_tokens)
-    model = random_model(chosen.model, subject.seed, device)
-    rows = time_synthetic(config, model, heads, acceptance, subject.cores or os.cpu_count() or 1)
+    if unknown := sorted(set(subject.models) - set(SIZES)):
+        raise ValueError(f"models has {', '.join(unknown)}; there are {', '.join(SIZES)}")
+    for name in subject.models:
+        heads_to_measure(subject, SIZES[name].model.n_future_tokens)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype, cores = getattr(torch, subject.dtype), subject.cores or os.cpu_count() or 1
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    cases: list[dict[str, Any]] = []
+    for name in subject.models:
+        cases += time_cases(
+            name, SIZES[name], subject.batches, dtype, subject.heads, subject.repeats, subject.new_tokens, cores,
+            subject.seed, device, say,
+        )  # fmt: skip
+    peers: dict[str, Any] = {}
+    if subject.transformers and "110m" in subject.models:
+        peers = beside_transformers(
+            SIZES["110m"], subject.batches, dtype, subject.repeats, subject.new_tokens, cores, subject.seed, device, say
+        )
+    torch.set_num_threads(cores)
+    say("equality of all k and batches")
+    checks = [
+        equality(random_model(SIZES["2m"].model, subject.seed, device), getattr(torch, name), invariant, subject.equality)
+        for name in ("float32", "bfloat16")
+        for invariant in (True, False)
+    ]
     return {
         "subject": "decode",
-        "size": subject.size,
         "text": "invalid: random weights, acceptance drawn",
-        "config": dataclasses.asdict(config),
-        "acceptance": list(acceptance),
-        "model": dataclasses.asdict(chosen.model),
-        "machine": describe(),
-        "quiet": all(row["quiet"] is not False for row in rows),
-        "rows": rows,
+        "cases": cases,
+        "lossless": all(not check["differences"] for check in checks if check["mode"] == "row-invariant"),
+        "vs_transformers": {batch: row["ratio"] for batch, row in peers.items()},
+        "machine": {
+            **describe(),
+            "threads": cores,
+            "read_gb_per_second": median(case["read_gb_per_second"] for case in cases),
+            "matmul_gflops": median(case["matmul_gflops"] for case in cases),
+        },
+        "quiet": all(case["quiet"] for case in cases),
+        "equality": checks,
+        "transformers": peers,
+        "rows": cases,
     }
 
 
@@ -305,12 +334,16 @@ def _progress(done: float, total: float, text: str) -> None:
 
 Columns = Mapping[str, Callable[[Mapping[str, Any]], str]]
 DECODE_COLUMNS: Columns = {
+    "model": lambda row: row.get("model", ""),
     "batch": lambda row: str(row["batch"]),
+    "arm": lambda row: row["arm"],
     "k": lambda row: str(row["k"]),
-    "threads": lambda row: str(row["threads"]),
+    "mode": lambda row: row["mode"],
+    "drafts right": lambda row: row.get("acceptance_name", ""),
     "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
-    "step ms": lambda row: f"{1e3 * row['step_seconds']:.2f}",
-    "limit ms": lambda row: f"{1e3 * row['step_limit_seconds']:.2f}",
+    "step ms": lambda row: f"{row['step_ms']:.2f}",
+    "limit ms": lambda row: f"{row['limit_ms']:.2f}" if row["limit_ms"] else "",
+    "limit/step": lambda row: f"{row['limit_ms'] / row['step_ms']:.2f}" if row["limit_ms"] else "",
     "E": lambda row: f"{row['tokens_per_forward']:.2f}",
     "r": lambda row: f"{row['r']:.2f}",
     "E/r": lambda row: f"{row['predicted_speedup']:.2f}",

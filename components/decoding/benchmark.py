@@ -24,8 +24,8 @@ from components.decoding.checks import (
 )
 from components.decoding.config import DecodingConfig
 from components.decoding.engine import Decoder
-from components.decoding.limits import step_limits
-from components.decoding.machine import describe
+from components.decoding.limits import step_limit
+from components.decoding.machine import RoofMeter, describe
 from components.model.acceptance import tokens_per_forward_of
 from components.model.transformer import MultiTokenTransformer
 
@@ -108,13 +108,17 @@ def run_benchmark(
             measured[number:] = [arms]
 
     progress(0.9, 1.0, "checks")
+    meter = RoofMeter(dtype, model.embedding.weight.device, cores)
+    for _ in range(3):
+        meter.measure()
+    roofs, context = meter.roofs(), sum(config.prompt_tokens) // 2 + config.new_tokens // 2
     # in bfloat16 rounding alone moves the choice now and then: the margins say so
     expected = measured[0][0].blocks[0].tokens
     rows: list[DecodingRow] = []
     facts_of_rows = []
     for arms in measured:
-        limits = step_limits(model.config, dtype, arms[0].batch, arms, cores, model.embedding.weight.device)
-        for arm, limit in zip(arms, limits, strict=True):
+        for arm in arms:
+            limit = step_limit(model.config, arm.k, arm.batch, context, roofs, model.embedding.weight.element_size())
             outputs = _distinct(arm.blocks)
             against_next = [m for made in outputs for m in differences(model, prompts, expected, made)]
             against_full = [m for made in outputs for m in full_forward_mismatches(model, prompts, made)]

@@ -3,11 +3,17 @@
 Shape suffixes: B sequences, T positions, D model width, V vocabulary.
 """
 
+import hashlib
+import json
+import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
+from components.decoding.engine import Decoder
+from components.decoding.live import Live
 from components.model.acceptance import accepted_runs, step_histogram
 from components.model.transformer import MultiTokenTransformer
 
@@ -111,3 +117,85 @@ def repeated_4grams(prompts: Sequence[Sequence[int]], tokens: Sequence[Sequence[
                 repeated += gram in seen
             seen.add(gram)
     return repeated / total if total else 0.0
+
+
+def ids_hash(tokens: Sequence[Sequence[int]]) -> str:
+    """A short hash of token ids: equal outputs have equal ones."""
+    return hashlib.sha256(json.dumps([list(row) for row in tokens]).encode()).hexdigest()[:16]
+
+
+@torch.inference_mode()
+def row_noise(model: MultiTokenTransformer, decoder: Decoder, prompts: Sequence[Sequence[int]], most_rows: int) -> float:
+    """The largest difference of a logit by the number of rows it is computed with: each prompt fed token by token, and
+    in groups of up to `most_rows`, by the decoder's own passes."""
+    network = decoder.network
+    network.prepare(max(map(len, prompts)) + 1, [0])
+    largest = 0.0
+    for prompt in prompts:
+        passes = []
+        for rows in (1, 2, 4, most_rows):
+            live = Live(network, 1, len(prompt) + 1, 0)
+            live.join(prompt[:1])
+            logits = []
+            for start in range(1, len(prompt), rows):
+                fed = torch.tensor([prompt[start : start + rows]], device=network.device)
+                logits.append(live.verify(fed)[0][0].float())
+                live.keep(torch.tensor([fed.shape[1] - 1], device=network.device))
+            passes.append(torch.cat(logits))
+        largest = max(largest, *(float((other - passes[0]).abs().max()) for other in passes[1:]))
+    return largest
+
+
+def equality(
+    model: MultiTokenTransformer, dtype: torch.dtype, row_invariant: bool, scale: float = 1.0, seed: int = 0
+) -> dict[str, Any]:
+    """Greedy self-speculative decoding with every k, and adaptive, of batches 1, 4 and 16 of ragged prompts, against
+    next-token decoding of one prompt at a time. scale: share of the usual number of prompts (100,000 tokens)."""
+    decoder = Decoder(model, dtype, row_invariant)
+    generator = random.Random(seed)
+    count = max(1, round(64 * scale))
+    prompts = [
+        [generator.randrange(model.config.vocabulary_size) for _ in range(generator.randint(1, 90))]
+        for _ in range(count)
+    ]
+    limits = [generator.randint(150, 270) for _ in prompts]
+    expected = [decoder.generate([prompt], limit).tokens[0] for prompt, limit in zip(prompts, limits, strict=True)]
+    hashes = {"next-token": ids_hash(expected)}
+    compared, found = 0, []
+    for batch, share in ((1, 4), (4, 2), (16, 1)):
+        some = range(max(1, count // share))
+        for k in (*range(1, model.config.n_future_tokens + 1), "adaptive"):
+            if batch == k == 1:
+                continue
+            made = decoder.generate(
+                [prompts[i] for i in some], [limits[i] for i in some], k=k, batch=batch  # type: ignore[arg-type]
+            ).tokens
+            compared += sum(map(len, made))
+            hashes[f"k {k}, batch {batch}, {len(some)} prompts"] = ids_hash(made)
+            for i in some:
+                if made[i] != expected[i]:
+                    place = next(p for p, pair in enumerate(zip(made[i], expected[i], strict=True)) if len({*pair}) > 1)
+                    margin = _margin(decoder, [*prompts[i], *expected[i][:place]], expected[i][place], made[i][place])
+                    found.append({"k": k, "batch": batch, "prompt": i, "position": place, "margin": margin})
+    noise = row_noise(model, decoder, prompts[:4], 16)
+    return {
+        "dtype": str(dtype).removeprefix("torch."),
+        "mode": "row-invariant" if row_invariant else "fast",
+        "tokens": compared,
+        "differences": found,
+        "row_noise": noise,
+        "explained": all(difference["margin"] <= noise for difference in found),
+        "hashes": hashes,
+    }
+
+
+@torch.inference_mode()
+def _margin(decoder: Decoder, text: Sequence[int], expected: int, found: int) -> float:
+    """By how much next-token decoding preferred its choice."""
+    live = Live(decoder.network, 1, len(text) + 1, 0)
+    live.join(text[:1])
+    logits_V = torch.empty(0)
+    for token in text[1:]:
+        logits_V = live.verify(torch.tensor([[token]], device=decoder.device))[0][0, -1].float()
+        live.keep(torch.zeros(1, dtype=torch.long, device=decoder.device))
+    return float(logits_V[expected] - logits_V[found])

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 KEPT_TIMES = 7
 """Steps whose times count, per k: the median of the latest."""
+KEPT_TRIES = 8
+"""Drafts per place that count of earlier calls."""
 MEMORY = 0.98
 """What is left of a count after a step: some fifty steps count."""
 ENOUGH = 4
@@ -25,11 +27,21 @@ def choices(n: int) -> list[int]:
     return [k for k in range(1, n + 1) if k <= 4 or k == n or k in (6, 8, 12, 16, 24, 32, 48, 64)]
 
 
-class StepTimes:
-    """Seconds of a step per (sequences, k). Kept by a decoder, so that later calls know what earlier ones measured."""
+class Experience:
+    """Seconds of a step per (sequences, k), and drafts tried and accepted per place. Kept by a decoder, so that later
+    calls know what earlier ones measured."""
 
-    def __init__(self) -> None:
+    def __init__(self, n: int) -> None:
         self._times: dict[tuple[int, int], deque[float]] = {}
+        # one accepted of one tried at each place: hopeful at first, and soon outweighed
+        self.accepted, self.tried = [1.0] * (n - 1), [1.0] * (n - 1)
+
+    def another_text(self) -> None:
+        """Acceptance is a property of the text too: of what earlier ones showed, keep a little."""
+        for place, tried in enumerate(self.tried):
+            share = min(1.0, KEPT_TRIES / tried)
+            self.tried[place] *= share
+            self.accepted[place] *= share
 
     def add(self, sequences: int, k: int, seconds: float) -> None:
         self._times.setdefault((_size(sequences), k), deque(maxlen=KEPT_TIMES)).append(seconds)
@@ -51,20 +63,19 @@ def _size(sequences: int) -> int:
 class DraftLength:
     """The choice for one batch."""
 
-    def __init__(self, n: int, times: StepTimes) -> None:
+    def __init__(self, n: int, experience: Experience) -> None:
         self.choices = choices(n)
-        self._times = times
-        # one accepted of one tried at each place: hopeful at first, and soon outweighed
-        self._accepted, self._tried = [1.0] * (n - 1), [1.0] * (n - 1)
+        self._known = experience
+        experience.another_text()
         self._since_longest = self._since_second = 0
 
     def acceptance(self) -> list[float]:
         """Per place of a draft, the share accepted of those that were reached."""
-        return [accepted / tried for accepted, tried in zip(self._accepted, self._tried, strict=True)]
+        return [a / t for a, t in zip(self._known.accepted, self._known.tried, strict=True)]
 
     def choose(self, sequences: int) -> int:
         """The k of the next step."""
-        known = {k: self._times.known(sequences, k) for k in self.choices}
+        known = {k: self._known.known(sequences, k) for k in self.choices}
         if 0 in known.values():  # the longest first: what it shows of acceptance serves all
             return max(k for k in self.choices if not known[k])
         rate = {k: self._tokens(k) / self._seconds(sequences, k) for k in self.choices}
@@ -86,14 +97,14 @@ class DraftLength:
         self._since_longest = 0 if k == self.choices[-1] else self._since_longest + 1
         self._since_second += 1
         if seconds is not None:
-            self._times.add(sequences, k, seconds)
+            self._known.add(sequences, k, seconds)
         weight = 1 / len(accepted) ** 0.5  # the rows of a batch often do alike
         for place in range(k - 1):
             reached = sum(count >= place for count in accepted)
             passed = sum(count > place for count in accepted)
             keep = MEMORY if reached else 1.0
-            self._tried[place] = self._tried[place] * keep + reached * weight
-            self._accepted[place] = self._accepted[place] * keep + passed * weight
+            self._known.tried[place] = self._known.tried[place] * keep + reached * weight
+            self._known.accepted[place] = self._known.accepted[place] * keep + passed * weight
 
     def _tokens(self, k: int) -> float:
         """Tokens per forward to be expected."""
@@ -104,6 +115,6 @@ class DraftLength:
         return total
 
     def _seconds(self, sequences: int, k: int) -> float:
-        seconds = self._times.seconds(sequences, k)
+        seconds = self._known.seconds(sequences, k)
         assert seconds is not None, (sequences, k)
         return seconds

@@ -7,6 +7,7 @@ the ones that next-token decoding would emit, or, sampled, tokens of the same di
 nothing is drafted and nothing else is done.
 """
 
+import copy
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from components.decoding.draft_length import DraftLength, StepTimes
+from components.decoding.draft_length import DraftLength, Experience
 from components.decoding.kernels import NotInvariant, first_best
 from components.decoding.live import PARTS, Live
 from components.decoding.network import Network
@@ -93,17 +94,23 @@ class Decoder:
                     f"0..{self.config.vocabulary_size - 1}"
                 )
         try:
-            self._network = Network(model, dtype, row_invariant, draft_vocabulary)
+            self.network = Network(model, dtype, row_invariant, draft_vocabulary)
         except NotInvariant as error:
             raise ValueError(
                 f"row_invariant: {error} give a row other bits beside other rows; use row_invariant=False, where "
                 "near-ties may be decided differently by k and batch"
             ) from None
-        self._times = StepTimes()
+        self._experience = Experience(self.config.n_future_tokens)
 
     @property
     def device(self) -> torch.device:
-        return self._network.device
+        return self.network.device
+
+    def fresh(self) -> "Decoder":
+        """The same weights, without what adaptive decoding has measured so far."""
+        other = copy.copy(self)
+        other._experience = Experience(self.config.n_future_tokens)
+        return other
 
     @torch.inference_mode()
     def generate(
@@ -138,8 +145,8 @@ class Decoder:
         if not prompts:
             return Generation([], [])
         loop = _Loop(
-            self._network, prompts, limits, samplings, k, min(batch or len(prompts), len(prompts)),
-            frozenset(stop_ids), stop, draw_accepted, self._times,
+            self.network, prompts, limits, samplings, k, min(batch or len(prompts), len(prompts)),
+            frozenset(stop_ids), stop, draw_accepted, self._experience,
         )  # fmt: skip
         return loop.run(on_step)
 
@@ -188,7 +195,7 @@ class _Loop:
         stop_ids: Collection[int],
         stop: Callable[[int, list[int]], bool] | None,
         draw_accepted: AcceptedCounts | None,
-        times: StepTimes,
+        experience: Experience,
     ) -> None:
         self.started = time.perf_counter()
         self.network, self.prompts, self.limits, self.samplings = network, prompts, limits, samplings
@@ -196,7 +203,7 @@ class _Loop:
         n = network.config.n_future_tokens
         most = n if k == "adaptive" else int(k)
         self.k = most
-        self.length = DraftLength(n, times) if k == "adaptive" and n > 1 else None
+        self.length = DraftLength(n, experience) if k == "adaptive" and n > 1 else None
         # the last token is never fed, but drafts beside the last but one may lie beyond the limit
         capacity = max(len(p) + limit for p, limit in zip(prompts, limits, strict=True)) + most - 1
         check_room(network, batch, capacity, most, any(s.temperature > 0 for s in samplings), max(map(len, prompts)))

@@ -1,46 +1,76 @@
-"""The least time a step can take on this machine, by bytes of weights and caches read and by arithmetic."""
+"""The least time a step can take on this machine, from what it was measured to do in the same run.
 
-from collections.abc import Sequence
+    limit = sum over weight matrices of max(bytes / read bandwidth, FLOPs / matmul rate) + cache bytes / read bandwidth
 
-import torch
+FLOPs are 2 x weights x rows. The work is that of the cheapest way known, not of ours: drafting heads run at the last
+row of each sequence (keys and values apart), and the unembedding is read a second time for their rows, or heads run at
+all rows and it is read once; whichever is less.
+"""
 
-from components.decoding.arms import Arm
-from components.decoding.machine import matmul_rate, read_bandwidth
+from dataclasses import dataclass
+
 from components.model.config import ModelConfig
 
 
-def step_products(config: ModelConfig, k: int, batch: int) -> list[tuple[int, int]]:
-    """(weights read, rows they meet) of the parts of a step: verifying, then drafting for k > 1.
+@dataclass(frozen=True)
+class Roofs:
+    """What the machine does at best, as measured."""
 
-    Drafting layers meet more rows, one per token accepted (in the parallel arrangement their keys and values alone);
-    that is left out.
-    """
-    table, layer = config.vocabulary_size * config.dim, config.layer_matrix_parameters()
+    read_bytes_per_second: float
+    """A plain sum over 500 MB."""
+    flops_per_second: float
+    """A product of two 2048 x 2048 matrices in the dtype of the weights."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """A weight matrix read once, and the rows it meets."""
+
+    name: str
+    weights: int
+    rows: int
+
+    def seconds(self, roofs: Roofs, bytes_per_weight: int) -> float:
+        read = self.weights * bytes_per_weight / roofs.read_bytes_per_second
+        return max(read, 2 * self.weights * self.rows / roofs.flops_per_second)
+
+
+def step_products(config: ModelConfig, k: int, batch: int, at_once: bool = False) -> list[Product]:
+    """The matrices of a step, layers of one kind together. at_once: drafting heads at all rows, one reading of the
+    unembedding."""
+    fed, table = batch * k, config.vocabulary_size * config.dim
     on_the_way = config.head_layers_run(1)
-    parts = [((config.n_trunk_layers + on_the_way) * layer + table, batch * k)]
+    way = Product("layers", (config.n_trunk_layers + on_the_way) * config.layer_matrix_parameters(), fed)
     if k == 1:
-        return parts
+        return [way, Product("unembedding", table, fed)]
     if config.arrangement == "replicated":
-        return [*parts, ((k - 1) * table, batch)]
-    own = (config.head_layers_run(k) - on_the_way) * layer + min(k - 1, config.n_head_matrices) * config.dim**2
-    return [*parts, (own, batch), (table, batch * (k - 1))]
+        own = Product("draft unembeddings", (k - 1) * table, batch)
+        return [way, Product("unembedding", table, fed), own]
+    asked = fed if at_once else batch
+    layers = config.head_layers_run(k) - on_the_way
+    keys_values = 2 * config.kv_heads * config.head_dim * config.dim
+    if config.arrangement == "causal":  # each reads the one below at all rows
+        drafting = [Product("draft heads", layers * config.layer_matrix_parameters(), fed)]
+    else:
+        rest = config.layer_matrix_parameters() - keys_values
+        matrices = min(k - 1, config.n_head_matrices) * config.dim**2
+        drafting = [
+            Product("draft keys and values", layers * keys_values, fed),
+            Product("draft heads", layers * rest + matrices, asked),
+        ]
+    drafting = [product for product in drafting if product.weights]
+    if at_once:
+        return [way, *drafting, Product("unembedding", table, fed * k)]
+    return [way, *drafting, Product("unembedding", table, fed), Product("unembedding again", table, batch * (k - 1))]
 
 
-def step_limits(
-    config: ModelConfig, dtype: torch.dtype, batch: int, arms: Sequence[Arm], cores: int, device: torch.device
-) -> list[float]:
-    """Seconds per step of every arm: per part the larger of bytes / bandwidth and operations / matmul rate.
+def cache_bytes(config: ModelConfig, k: int, batch: int, context: int, bytes_per_value: int) -> int:
+    """Keys and values that a step reads."""
+    return batch * context * config.kv_bytes_per_token(bytes_per_value, k)
 
-    Bandwidth is measured on an array as large as the weights, so a model that fits a cache is held against the
-    cache; by one core and by all, whichever is more. The caches of keys and values are left out: they are small
-    beside the weights here.
-    """
-    size = torch.empty(0, dtype=dtype).element_size()
-    rate = max(matmul_rate(dtype, threads, device) for threads in {1, cores})
-    found = []
-    for arm in arms:
-        parts = step_products(config, arm.k, batch)
-        weights_bytes = sum(weights for weights, _ in parts) * size
-        bandwidth = max(read_bandwidth(weights_bytes, threads, device) for threads in {1, cores})
-        found.append(sum(max(weights * size / bandwidth, 2 * weights * rows / rate) for weights, rows in parts))
-    return found
+
+def step_limit(config: ModelConfig, k: int, batch: int, context: int, roofs: Roofs, bytes_per_weight: int) -> float:
+    """Seconds of a step at the least."""
+    ways = [step_products(config, k, batch), step_products(config, k, batch, at_once=True)]
+    products = min(sum(product.seconds(roofs, bytes_per_weight) for product in way) for way in ways)
+    return products + cache_bytes(config, k, batch, context, bytes_per_weight) / roofs.read_bytes_per_second

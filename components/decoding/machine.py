@@ -2,14 +2,18 @@
 
 import os
 import platform
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from components.decoding.limits import Roofs
+
+READ_BYTES = 500_000_000
 QUIET_BELOW = 0.06
 """Share of all cores that other processes may use in a block that still counts as quiet."""
 
@@ -69,30 +73,39 @@ def describe() -> dict[str, object]:
     return found
 
 
-def read_bandwidth(size_bytes: int, threads: int, device: torch.device) -> float:
-    """Bytes per second when reading an array of this size again and again: caches count where it fits them."""
-    array = torch.ones(max(1 << 20, size_bytes) // 4, device=device)
-    return array.numel() * 4 / _best_seconds(array.sum, threads, device)
+class RoofMeter:
+    """Measures the machine's roofs again and again between timed blocks: shared machines change by the minute."""
 
+    def __init__(self, dtype: torch.dtype, device: torch.device, cores: int) -> None:
+        self._device, self._threads = device, sorted({1, cores})
+        self._array = torch.ones(READ_BYTES // 4, device=device)
+        self._a, self._b = (torch.ones(2048, 2048, dtype=dtype, device=device) for _ in range(2))
+        self.read: list[float] = []
+        self.flops: list[float] = []
 
-def matmul_rate(dtype: torch.dtype, threads: int, device: torch.device) -> float:
-    """Floating-point operations per second of a 1024-cube matrix product."""
-    a, b = (torch.ones(1024, 1024, dtype=dtype, device=device) for _ in range(2))
-    return 2 * 1024**3 / _best_seconds(lambda: a @ b, threads, device)
+    def measure(self) -> None:
+        """One more reading of each, by one thread and by all, whichever is more."""
+        before = torch.get_num_threads()
+        reads, rates = [], []
+        for threads in self._threads:
+            torch.set_num_threads(threads)
+            reads.append(READ_BYTES / self._seconds(self._array.sum))
+            rates.append(2 * 2048**3 / self._seconds(lambda: self._a @ self._b))
+        torch.set_num_threads(before)
+        self.read.append(max(reads))
+        self.flops.append(max(rates))
 
+    def roofs(self) -> Roofs:
+        """Medians of all readings."""
+        return Roofs(statistics.median(self.read), statistics.median(self.flops))
 
-def _best_seconds(function: object, threads: int, device: torch.device, budget_seconds: float = 0.3) -> float:
-    """The shortest of the calls that fit the budget, at least five."""
-    assert callable(function)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    best, started, calls = float("inf"), time.perf_counter(), 0
-    while calls < 5 or time.perf_counter() - started < budget_seconds:
-        begin = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begin)
-        calls += 1
-    torch.set_num_threads(before)
-    return best
+    def _seconds(self, function: Callable[[], object]) -> float:
+        """The median of three calls."""
+        times = []
+        for _ in range(3):
+            begin = time.perf_counter()
+            function()
+            if self._device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)

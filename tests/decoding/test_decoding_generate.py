@@ -144,7 +144,7 @@ def test_a_model_without_further_heads_decodes_and_says_why_it_cannot_draft() ->
 def test_memory_is_counted_before_the_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is counted holds the caches that are then made."""
     decoder = Decoder(noise())
-    network = decoder._network
+    network = decoder.network
     counted = needed_bytes(network, 7, 500, 3, False, 100)
     made = network.main_cache(7, 500)
     assert counted >= made.keys.numel() * 4 + made.values.numel() * 4

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from components.decoding.draft_length import DraftLength, StepTimes, choices
+from components.decoding.draft_length import DraftLength, Experience, choices
 from components.decoding.engine import Decoder
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
@@ -15,7 +15,7 @@ def simulated(r: dict[int, float], rates: list[float], steps: int, sequences: in
     """Tokens per second of the choice, over that of the best fixed k, and the share of steps at that k."""
     generator = random.Random(seed)
     n = max(r)
-    length = DraftLength(n, StepTimes())
+    length = DraftLength(n, Experience(n))
 
     def expected(k: int) -> float:
         total = share = 1.0
@@ -61,7 +61,7 @@ def test_it_finds_the_best_length(r: dict[int, float], rates: list[float], seque
 
 def test_it_follows_when_acceptance_changes() -> None:
     """Drafts that are never right become always right: after some steps they are used, and the other way round."""
-    length, r = DraftLength(4, StepTimes()), {1: 1.0, 2: 1.4, 3: 1.8, 4: 2.2}
+    length, r = DraftLength(4, Experience(4)), {1: 1.0, 2: 1.4, 3: 1.8, 4: 2.2}
     chosen = []
     for step in range(1200):
         k = length.choose(1)
@@ -74,7 +74,7 @@ def test_it_follows_when_acceptance_changes() -> None:
 
 
 def test_times_of_a_batch_size_serve_similar_ones() -> None:
-    times = StepTimes()
+    times = Experience(3)
     for k in choices(3):
         times.add(12, k, float(k))
     assert times.seconds(16, 2) == times.seconds(9, 2) == 2.0
