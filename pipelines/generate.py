@@ -27,7 +27,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", metavar="N", type=int, default=128, help="default: 128")
     parser.add_argument("--temperature", metavar="T", type=float, default=0.0, help="default: 0, the likeliest token")
     parser.add_argument("--top-k", metavar="N", type=int, default=0, help="sample from the N likeliest alone")
-    parser.add_argument("--top-p", metavar="P", type=float, default=1.0, help="sample from the likeliest up to a share P")
+    parser.add_argument(
+        "--top-p", metavar="P", type=float, default=1.0, help="sample from the likeliest up to a share P"
+    )
     parser.add_argument("--seed", type=int, default=0, help="what sampling draws (default: 0)")
     parser.add_argument("--stop", metavar="TEXT", action="append", default=[], help="end before this text; repeatable")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="default: float32")
@@ -68,8 +70,10 @@ def generate(arguments: argparse.Namespace) -> None:
     import torch
 
     from components.decoding import generate as decoding
+    from components.decoding.machine import ask_for_large_pages
     from components.model.weights import load_config
 
+    ask_for_large_pages()
     config = load_config(arguments.checkpoint)
     torch.set_num_threads(arguments.threads or (1 if config.dim < 512 else os.cpu_count() or 1))
     opened = decoding.open_checkpoint(arguments.checkpoint, getattr(torch, arguments.dtype))

@@ -15,6 +15,8 @@ from torch import Tensor
 from components.decoding.engine import AcceptedCounts, Decoder, Generation
 from components.decoding.machine import watch_neighbours
 
+STRATA = 12
+"""Draws of acceptance among which each twelfth of the scale comes once."""
 
 
 @dataclass
@@ -85,7 +87,12 @@ class Arm:
 
 
 def decode_block(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], batch: int, new_tokens: int, k: int, draw: AcceptedCounts | None = None
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    batch: int,
+    new_tokens: int,
+    k: int,
+    draw: AcceptedCounts | None = None,
 ) -> Block:
     """Decode all prompts, `batch` at a time."""
     block = Block([], [], [], [], 0.0, 0.0)
@@ -191,10 +198,17 @@ def draws_with(acceptance: Sequence[float], seed: int) -> Callable[[int], Accept
 
     def of(arm: int) -> AcceptedCounts:
         generator = torch.Generator().manual_seed(seed * 1000 + arm)
-        shares = torch.tensor(acceptance)
+        shares, waiting = torch.tensor(acceptance), torch.zeros(0)
 
         def draw(sequences: int, k: int) -> Tensor:
-            levels = torch.rand((sequences, 1), generator=generator)
+            # every few draws are spread evenly, so that short runs have the shares as well
+            nonlocal waiting
+            while len(waiting) < sequences:
+                spread = (
+                    torch.randperm(STRATA, generator=generator) + torch.rand(STRATA, generator=generator)
+                ) / STRATA
+                waiting = torch.cat((waiting, spread))
+            levels, waiting = waiting[:sequences, None], waiting[sequences:]
             return (levels < shares[: k - 1]).sum(1)
 
         return draw

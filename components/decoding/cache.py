@@ -45,6 +45,15 @@ class Pass:
     def T(self) -> int:
         return self.positions_BT.shape[1]
 
+    def last(self) -> "Pass":
+        """Of each sequence the last row alone, for reading."""
+        T = self.T
+        if T == 1:
+            return self
+        per_row = (self.angles_R1C, self.slot_R, self.position_R, self.page_R, self.place_R)
+        last = (part[T - 1 :: T] for part in per_row)
+        return Pass(self.slots, self.slots_B, self.positions_BT[:, -1:], self.S, self.mask_BT1S[:, -1:], *last)
+
 
 def locate(slots: tuple[int, ...], slots_B: Tensor, positions_BT: Tensor, longest: int, angles_PC: Tensor) -> Pass:
     """The pass of rows at these positions of these slots, none of them at `longest` or after."""
@@ -72,7 +81,14 @@ class BagCache:
     """
 
     def __init__(
-        self, layers: int, kv_heads: int, slots: int, capacity: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        kv_heads: int,
+        slots: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.kv_heads, self.slots, self.head_dim, self.dtype = kv_heads, slots, head_dim, dtype
         self.pages = -(-capacity // PAGE)
@@ -96,10 +112,10 @@ class BagCache:
         pages = where.S // PAGE
         key_rows, key_starts, value_rows, value_starts = self._bags(where.slots, where.T, pages, count, N)
         weights = q_RNE.unsqueeze(2).expand(R, N, pages, E).reshape(-1)
-        scores = F.embedding_bag(key_rows, keys, key_starts, mode="sum", per_sample_weights=weights)
+        scores = _sums(keys, key_rows, key_starts, weights)
         scores_BTNS = scores.view(where.B, where.T, N, where.S) + where.mask_BT1S
         shares = scores_BTNS.softmax(-1).to(self.dtype).view(-1)
-        return F.embedding_bag(value_rows, values, value_starts, mode="sum", per_sample_weights=shares).view(R, N * E)
+        return _sums(values, value_rows, value_starts, shares).view(R, N * E)
 
     def _layers(self, first: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of some layers, keys and values as they are written (leading axes: slot, page, place; slot, position) and
@@ -133,11 +149,24 @@ class BagCache:
         return key_rows, key_starts, value_rows, value_starts
 
 
+def _sums(table: Tensor, rows: Tensor, starts: Tensor, weights: Tensor) -> Tensor:
+    """Sums of rows of a table times weights, one from each of `starts` to the next: `F.embedding_bag` without its
+    checks."""
+    return torch.embedding_bag(table, rows, starts, False, 0, False, weights, False, None)[0]
+
+
 class DenseCache:
     """The same with one tensor of keys and one of values per layer, and torch's attention over them."""
 
     def __init__(
-        self, layers: int, kv_heads: int, slots: int, capacity: int, head_dim: int, dtype: torch.dtype, device: torch.device
+        self,
+        layers: int,
+        kv_heads: int,
+        slots: int,
+        capacity: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
         self.slots, self.dtype = slots, dtype
         shape = (layers, slots, kv_heads, -(-capacity // PAGE) * PAGE, head_dim)

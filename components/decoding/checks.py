@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -125,7 +125,9 @@ def ids_hash(tokens: Sequence[Sequence[int]]) -> str:
 
 
 @torch.inference_mode()
-def row_noise(model: MultiTokenTransformer, decoder: Decoder, prompts: Sequence[Sequence[int]], most_rows: int) -> float:
+def row_noise(
+    model: MultiTokenTransformer, decoder: Decoder, prompts: Sequence[Sequence[int]], most_rows: int
+) -> float:
     """The largest difference of a logit by the number of rows it is computed with: each prompt fed token by token, and
     in groups of up to `most_rows`, by the decoder's own passes."""
     network = decoder.network
@@ -164,11 +166,15 @@ def equality(
     compared, found = 0, []
     for batch, share in ((1, 4), (4, 2), (16, 1)):
         some = range(max(1, count // share))
-        for k in (*range(1, model.config.n_future_tokens + 1), "adaptive"):
+        ks: tuple[Any, ...] = (*range(1, model.config.n_future_tokens + 1), "adaptive")
+        for k in ks:
             if batch == k == 1:
                 continue
             made = decoder.generate(
-                [prompts[i] for i in some], [limits[i] for i in some], k=k, batch=batch  # type: ignore[arg-type]
+                [prompts[i] for i in some],
+                [limits[i] for i in some],
+                k=k,
+                batch=batch,
             ).tokens
             compared += sum(map(len, made))
             hashes[f"k {k}, batch {batch}, {len(some)} prompts"] = ids_hash(made)

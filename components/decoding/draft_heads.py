@@ -30,73 +30,72 @@ class DraftLayers:
     Keys and values are made at all rows, queries and what follows at those asked about alone.
     """
 
-    def __init__(
-        self, layers: Sequence[Layer], config: ModelConfig, dtype: torch.dtype, row_invariant: bool
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], config: ModelConfig, dtype: torch.dtype, row_invariant: bool) -> None:
         self.config = config
         H, E = config.n_attention_heads, config.head_dim
         weights = [attention_weight(layer, config).to(dtype) for layer in layers]
-        queries, keys_values = zip(*(w.split((H * E, 2 * config.kv_heads * E)) for w in weights), strict=True)
+        queries, keys_values = zip(*(torch.split(w, (H * E, 2 * config.kv_heads * E)) for w in weights), strict=True)
         self.batched = config.dim < _BATCHED_BELOW_DIM and not row_invariant
         if self.batched:
+            self.queries_DF = torch.cat(queries).T.contiguous()
+            self.keys_values_DF = torch.cat(keys_values).T.contiguous()
             rest = (
                 [layer.attention.out.weight.to(dtype) for layer in layers],
                 [(layer.ffn.gate_up.weight * folded(layer.ffn_norm.weight)).to(dtype) for layer in layers],
                 [layer.ffn.down.weight.to(dtype) for layer in layers],
             )
-            stacks = (torch.stack(parts).transpose(1, 2).contiguous() for parts in (queries, keys_values, *rest))
-            self.queries_JDF, self.keys_values_JDF, self.out_JDD, self.gate_up_JDF, self.down_JFD = stacks
+            stacks = (torch.stack(parts).transpose(1, 2).contiguous() for parts in rest)
+            self.out_JDD, self.gate_up_JDF, self.down_JFD = stacks
         else:
             self.queries = [matrix(weight, row_invariant) for weight in queries]
             self.keys_values = [matrix(weight, row_invariant) for weight in keys_values]
             self.rest = [LayerWeights(layer, config, dtype, row_invariant, with_qkv=False) for layer in layers]
 
     def forward(
-        self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor, asked: Pass, cache: Cache, eps: Tensor
+        self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor | None, asked: Pass, cache: Cache, eps: Tensor
     ) -> Tensor:
-        """Append all rows to the cache; the states at the rows `rows_Q` of them, which stand as `asked` says."""
+        """Append all rows to the cache; the states at the rows `rows_Q` of them (None: at all), which stand as `asked`
+        says."""
         H, KV, E = self.config.n_attention_heads, self.config.kv_heads, self.config.head_dim
-        R, Q = z_RD.shape[0], rows_Q.shape[0]
-        normed_PD = rms_divide(padded(z_RD), eps)
-        z_QD = padded(z_RD[rows_Q])
-        asked_QD = padded(normed_PD[rows_Q])
+        R = z_RD.shape[0]
+        z_PD = padded(z_RD)
+        normed_PD = rms_divide(z_PD, eps)
+        asked_PD, z_QD = normed_PD, z_PD
+        if rows_Q is not None:
+            asked_PD, z_QD = padded(normed_PD[rows_Q]), padded(z_RD[rows_Q])
+        Q = R if rows_Q is None else rows_Q.shape[0]
         if self.batched:
-            kv_JRF = torch.matmul(normed_PD, self.keys_values_JDF[:J])
-            q_JQF = torch.matmul(asked_QD, self.queries_JDF[:J])
+            kv_PF = torch.mm(normed_PD, self.keys_values_DF[:, : J * 2 * KV * E])
+            q_PF = torch.mm(asked_PD, self.queries_DF[:, : J * H * E])
         else:
-            kv_JRF = torch.stack([product(normed_PD) for product in self.keys_values[:J]])
-            q_JQF = torch.stack([product(asked_QD) for product in self.queries[:J]])
-        kv_RNE = kv_JRF[:, :R].transpose(0, 1).reshape(R, J, 2, KV, E).transpose(1, 2).reshape(R, 2 * J * KV, E)
-        kv_RNE = turn(kv_RNE, angles(where.angles_R1C, J * KV, J * KV), cache.dtype)
-        k_RJKE, v_RJKE = kv_RNE.view(R, 2, J, KV, E).unbind(1)
-        cache.write(0, J, where, k_RJKE, v_RJKE)
-        q_QNE = turn(q_JQF[:, :Q].transpose(0, 1).reshape(Q, J * H, E), asked.angles_R1C, cache.dtype)
-        y_QJD = cache.attend(0, J, asked, q_QNE).view(Q, J, H * E)
-        y_JPD = torch.zeros((J, z_QD.shape[0], H * E), dtype=z_QD.dtype, device=z_QD.device)
-        y_JPD[:, :Q] = y_QJD.transpose(0, 1)
+            kv_PF = torch.cat([product(normed_PD) for product in self.keys_values[:J]], 1)
+            q_PF = torch.cat([product(asked_PD) for product in self.queries[:J]], 1)
+        angles_RNC = angles(where.angles_R1C, KV, KV).repeat(1, J, 1)
+        kv_RJNE = turn(kv_PF[:R].reshape(R, J * 2 * KV, E), angles_RNC, cache.dtype).view(R, J, 2 * KV, E)
+        cache.write(0, J, where, kv_RJNE[:, :, :KV], kv_RJNE[:, :, KV:])
+        q_QNE = turn(q_PF[:Q].view(Q, J * H, E), asked.angles_R1C, cache.dtype)
+        y_JQD = cache.attend(0, J, asked, q_QNE).view(Q, J, H * E).transpose(0, 1).to(z_RD.dtype)
         if self.batched:
-            x_JPD = torch.baddbmm(z_QD.expand(J, -1, -1), y_JPD, self.out_JDD[:J])
-            gate_up_JPF = torch.bmm(rms_divide(x_JPD, eps), self.gate_up_JDF[:J])
-            x_JPD = torch.baddbmm(x_JPD, gated(gate_up_JPF), self.down_JFD[:J])
-        else:
-            x_JPD = torch.stack([self.rest[j].feed_forward(y_JPD[j], z_QD, eps) for j in range(J)])
-        return rms_divide(x_JPD[:, :Q], eps)
+            x_JQD = torch.baddbmm(z_QD[:Q].expand(J, -1, -1), y_JQD, self.out_JDD[:J])
+            gate_up_JQF = torch.bmm(rms_divide(x_JQD, eps), self.gate_up_JDF[:J])
+            return rms_divide(torch.baddbmm(x_JQD, gated(gate_up_JQF), self.down_JFD[:J]), eps)
+        states = [self.rest[j].feed_forward(padded(y_JQD[j].contiguous()), z_QD, eps)[:Q] for j in range(J)]
+        return rms_divide(torch.stack(states), eps)
 
 
 class DraftChain:
     """Prediction heads 1.. one upon another, the first of them on head 0."""
 
-    def __init__(
-        self, layers: Sequence[Layer], config: ModelConfig, dtype: torch.dtype, row_invariant: bool
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], config: ModelConfig, dtype: torch.dtype, row_invariant: bool) -> None:
         self.stack = Stack(layers, config, dtype, row_invariant)
 
     def forward(
-        self, J: int, x_RD: Tensor, where: Pass, rows_Q: Tensor, asked: Pass, cache: Cache, eps: Tensor
+        self, J: int, x_RD: Tensor, where: Pass, rows_Q: Tensor | None, asked: Pass, cache: Cache, eps: Tensor
     ) -> Tensor:
         """Append all rows to the cache, from head 0's states x_RD: every head reads the one below at all of them."""
         _, states = self.stack.forward(x_RD, where, cache, eps, kept=range(1, J + 1), depth=J)
-        return rms_divide(torch.stack([state_RD[rows_Q] for state_RD in states]), eps)
+        states_JRD = torch.stack(states)
+        return rms_divide(states_JRD if rows_Q is None else states_JRD[:, rows_Q], eps)
 
 
 class DraftMatrices:

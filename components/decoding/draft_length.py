@@ -15,9 +15,9 @@ ENOUGH = 4
 """Times after which a k's cost counts as known; one is enough for a k that is far from the best."""
 NEAR = 0.8
 """A k that would emit at least this share of the best one's tokens per second may be the best in truth."""
-REFRESH_STEPS = 24
-"""Steps after which the second best is tried again: the machine may have changed."""
-REVISIT_SHARE = 0.015
+REFRESH_STEPS, VERY_NEAR = 24, 0.9
+"""Steps after which the second best is tried again, if it is very near: the machine may have changed."""
+REVISIT_SHARE = 0.01
 """Share of the time spent on longer drafts than pay, now and then: their last places are not seen otherwise."""
 LEAST_STEPS_BETWEEN = 16
 
@@ -83,7 +83,7 @@ class DraftLength:
         near = [k for k in self.choices if rate[k] >= NEAR * rate[best] and known[k] < ENOUGH]
         if near:
             return min(near, key=lambda k: known[k])
-        if self._since_second >= REFRESH_STEPS and rate[second] >= NEAR * rate[best]:
+        if self._since_second >= REFRESH_STEPS and rate[second] >= VERY_NEAR * rate[best]:
             self._since_second = 0
             return second
         longest = self.choices[-1]

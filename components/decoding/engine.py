@@ -72,6 +72,7 @@ class Decoder:
 
     row_invariant: give every token the same bits whatever is computed beside it, so that greedy self-speculative
     decoding equals next-token decoding bit for bit in any dtype, and no sequence depends on its neighbours in a batch.
+    None: in bfloat16, where rounding decides many a near-tie and this costs next to nothing, but not in float32.
     draft_vocabulary: the only symbols that may be drafted, the frequent ones say: reading less of the unembedding
     makes drafting cheaper, and what is emitted stays the same.
     ValueError: the device's products cannot be had row-invariant, or a symbol is outside the vocabulary.
@@ -81,11 +82,12 @@ class Decoder:
         self,
         model: MultiTokenTransformer,
         dtype: torch.dtype = torch.float32,
-        row_invariant: bool = True,
+        row_invariant: bool | None = None,
         draft_vocabulary: Sequence[int] | None = None,
     ) -> None:
         self.config = model.config
-        self.dtype, self.row_invariant = dtype, row_invariant
+        self.dtype = dtype
+        asked, row_invariant = row_invariant, dtype == torch.bfloat16 if row_invariant is None else row_invariant
         if draft_vocabulary is not None:
             wrong = [token for token in draft_vocabulary if not 0 <= token < self.config.vocabulary_size]
             if wrong or not draft_vocabulary:
@@ -96,10 +98,15 @@ class Decoder:
         try:
             self.network = Network(model, dtype, row_invariant, draft_vocabulary)
         except NotInvariant as error:
-            raise ValueError(
-                f"row_invariant: {error} give a row other bits beside other rows; use row_invariant=False, where "
-                "near-ties may be decided differently by k and batch"
-            ) from None
+            if asked is None:
+                row_invariant = False
+                self.network = Network(model, dtype, row_invariant, draft_vocabulary)
+            else:
+                raise ValueError(
+                    f"row_invariant: {error} give a row other bits beside other rows; use row_invariant=False, where "
+                    "near-ties may be decided differently by k and batch"
+                ) from None
+        self.row_invariant = row_invariant
         self._experience = Experience(self.config.n_future_tokens)
 
     @property

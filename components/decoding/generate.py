@@ -110,7 +110,7 @@ class Generated(Sequence[Completion]):
 def open_checkpoint(
     checkpoint: Path | str,
     dtype: torch.dtype = torch.float32,
-    row_invariant: bool = True,
+    row_invariant: bool | None = None,
     draft_vocabulary: Sequence[int] | None = None,
     device: str | None = None,
 ) -> Opened:
@@ -229,7 +229,7 @@ def _opened(model: Path | str | Opened | Decoder | MultiTokenTransformer, tokeni
 def _encoded(
     prompts: str | Sequence[str] | Sequence[Sequence[int]], tokenizer: Tokenizer | None, context: int | None
 ) -> list[list[int]]:
-    listed = [prompts] if isinstance(prompts, str) else list(prompts)
+    listed: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
     ids: list[list[int]] = []
     for row, prompt in enumerate(listed):
         if isinstance(prompt, str):

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LEAST_ROWS = 4
-"""Packed products stream fastest at 4 to 6 rows: one or two rows are padded to this many (25 against 20 GB/s of
-weights on an AVX-512 processor)."""
+"""Packed products of bfloat16 stream fastest at 4 to 6 rows: one or two rows are padded to this many (25 against
+20 GB/s of weights on an AVX-512 processor)."""
 # Rows the packed layout is chosen for. It serves 1 to 64 rows alike; a hint of 1 would choose one that does not.
 _ROWS_HINT = 16
 # Weights of a float32 matrix up to which torch.mm is the faster, for several rows and, on one thread, for a single
@@ -92,7 +92,7 @@ class RowInvariantMatrix:
     def __call__(self, x_RI: Tensor) -> Tensor:
         R = x_RI.shape[0]
         if R > BLOCK:
-            return torch.cat([self(part) for part in x_RI.split(BLOCK)])
+            return torch.cat([self(part) for part in torch.split(x_RI, BLOCK)])
         padded = self._padded[R]
         if padded == R:
             return self.inner(x_RI)
@@ -198,11 +198,11 @@ def first_best(logits: Tensor) -> Tensor:
     if V < 1024 or logits.device.type != "cpu":
         return logits.argmax(-1)
     whole = V // 128 * 128
-    blocks = logits[..., :whole].unflatten(-1, (-1, 128))
+    blocks = logits[..., :whole].reshape(*logits.shape[:-1], -1, 128)
     peaks = blocks.amax(-1)
     block = peaks.argmax(-1, keepdim=True)
     inside = blocks.gather(-2, block[..., None].expand(*block.shape, 128))[..., 0, :].argmax(-1)
-    found = block[..., 0] * 128 + inside
+    found: Tensor = block[..., 0] * 128 + inside
     if whole == V:
         return found
     last, place = logits[..., whole:].max(-1)

@@ -42,9 +42,7 @@ class LayerWeights:
 class Stack:
     """Layers one upon another that share a cache: those on the way to head 0, or the drafting heads of `causal`."""
 
-    def __init__(
-        self, layers: Sequence[Layer], config: ModelConfig, dtype: torch.dtype, row_invariant: bool
-    ) -> None:
+    def __init__(self, layers: Sequence[Layer], config: ModelConfig, dtype: torch.dtype, row_invariant: bool) -> None:
         self.config = config
         self.layers = [LayerWeights(layer, config, dtype, row_invariant) for layer in layers]
 
@@ -70,7 +68,6 @@ class Stack:
         H, KV, E = self.config.n_attention_heads, self.config.kv_heads, self.config.head_dim
         R = x_RD.shape[0]
         x_PD = padded(x_RD)
-        y_PD = torch.zeros((x_PD.shape[0], H * E), dtype=x_RD.dtype, device=x_RD.device)
         angles_RNC = angles(where.angles_R1C, H + KV, KV)
         states: list[Tensor] = []
         layers = self.layers[:depth]
@@ -78,10 +75,10 @@ class Stack:
             if i in kept:
                 states.append(x_PD[:R])
             qkv_RNE = layer.qkv(rms_divide(x_PD, eps))[:R].view(R, H + 2 * KV, E)
-            q_RNE, k_RNE, v_RNE = turn(qkv_RNE, angles_RNC, cache.dtype).split((H, KV, KV), dim=1)
+            q_RNE, k_RNE, v_RNE = torch.split(turn(qkv_RNE, angles_RNC, cache.dtype), (H, KV, KV), dim=1)
             cache.write(i, 1, where, k_RNE[:, None], v_RNE[:, None])
-            y_PD[:R] = among_themselves(q_RNE, k_RNE, v_RNE) if first_read else cache.attend(i, 1, where, q_RNE)
-            x_PD = layer.feed_forward(y_PD, x_PD, eps)
+            y_RD = among_themselves(q_RNE, k_RNE, v_RNE) if first_read else cache.attend(i, 1, where, q_RNE)
+            x_PD = layer.feed_forward(padded(y_RD.to(x_RD.dtype)), x_PD, eps)
         if len(layers) in kept:
             states.append(x_PD[:R])
         return x_PD[:R], states
@@ -107,9 +104,10 @@ def folded(norm_weight_D: Tensor) -> Tensor:
 
 
 def padded(x_RD: Tensor) -> Tensor:
-    """At least LEAST_ROWS rows on a processor, where fewer take longer."""
+    """At least LEAST_ROWS rows of bfloat16 on a processor, where fewer take longer."""
     missing = LEAST_ROWS - x_RD.shape[0]
-    return F.pad(x_RD, (0, 0, 0, missing)) if missing > 0 and x_RD.device.type == "cpu" else x_RD
+    needed = missing > 0 and x_RD.dtype == torch.bfloat16 and x_RD.device.type == "cpu"
+    return F.pad(x_RD, (0, 0, 0, missing)) if needed else x_RD
 
 
 def gated(gate_up: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ Shape suffixes as in `network`; B sequences, T tokens fed to each, S states that
 """
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -24,6 +23,19 @@ PARTS = ("verify", "heads", "unembedding", "accept", "host")
 MOST_ROWS_AT_ONCE = 64
 """Rows of the unembedding beyond which all heads at all positions together are not even tried: products are bound by
 arithmetic there."""
+
+
+class _Timer:
+    """Adds the time of a block to a part's."""
+
+    def __init__(self, seconds: dict[str, float], part: str) -> None:
+        self._seconds, self._part = seconds, part
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._seconds[self._part] += time.perf_counter() - self._started
 
 
 class Live:
@@ -57,11 +69,8 @@ class Live:
     def B(self) -> int:
         return len(self.slots)
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - started
+    def timed(self, part: str) -> "_Timer":
+        return _Timer(self.seconds, part)
 
     def join(self, prompt: Sequence[int]) -> Tensor:
         """Read a prompt, by itself, into a free slot; head 0's logits after it, (1, V)."""
@@ -75,8 +84,7 @@ class Live:
             assert read_SRD is not None
             self._read[slot, :T] = read_SRD[0]
             last = torch.tensor([T - 1], device=self.device)
-            asked = locate((slot,), slot_1, places_1T[:, -1:], T, self.network.angles_PC)
-            self.network.draft_layer_states(self.heads, read_SRD[0], where, last, asked, self.draft_cache)
+            self.network.draft_layer_states(self.heads, read_SRD[0], where, last, where.last(), self.draft_cache)
         elif self.heads:
             assert read_SRD is not None
             state_S1D, before = read_SRD[:, -1:], self._state_SBD
@@ -120,8 +128,7 @@ class Live:
             else:
                 assert max(self._behind[:heads]) == T, self._behind
                 self._behind[:heads] = [0] * heads
-                everyone = torch.arange(B * T, device=self.device)
-                h_JRD = self.network.draft_layer_states(heads, read_SRD[0], where, everyone, where, self.draft_cache)
+                h_JRD = self.network.draft_layer_states(heads, read_SRD[0], where, None, where, self.draft_cache)
         with self.timed("unembedding"):
             logits = self.network.logits(torch.cat((h_RD[None], h_JRD)).flatten(0, 1))
             logits = logits.view(1 + heads, B, T, -1)
@@ -170,9 +177,8 @@ class Live:
         self._behind[:heads] = [0] * heads
         where = self._latest(self.lengths_B, M)
         z_RD = self._read[where.slot_R, where.position_R]
-        last_B = torch.arange(1, self.B + 1, device=self.device) * M - 1
-        asked = self._latest(self.lengths_B, 1)
-        return self.network.draft_layer_states(heads, z_RD, where, last_B, asked, self.draft_cache)
+        last_B = torch.arange(M - 1, self.B * M, M, device=self.device)
+        return self.network.draft_layer_states(heads, z_RD, where, last_B, where.last(), self.draft_cache)
 
     def _latest(self, ends_B: Tensor, T: int) -> Pass:
         """The T positions before these ends; before a sequence's start its first position takes their place."""

@@ -73,6 +73,13 @@ def describe() -> dict[str, object]:
     return found
 
 
+def ask_for_large_pages() -> None:
+    """Let torch ask Linux for large pages of memory, unless the environment says otherwise: weights are read once a
+    step, and with pages of 4 kB a tenth of the time goes to finding them. To be called before the first large tensor
+    of a process; elsewhere than on Linux it does nothing."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 class RoofMeter:
     """Measures the machine's roofs again and again between timed blocks: shared machines change by the minute."""
 

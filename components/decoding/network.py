@@ -16,7 +16,6 @@ from components.decoding.cache import BagCache, Cache, DenseCache, Pass, bags_ar
 from components.decoding.draft_heads import DraftChain, DraftLayers, DraftMatrices
 from components.decoding.kernels import Matrix, matrix, rms_divide
 from components.decoding.layer import Stack, attention_weight, folded, padded
-from components.model.config import ModelConfig
 from components.model.transformer import Layer, MultiTokenTransformer, rotary_table
 
 _FLOAT16_MAX = 65504.0
@@ -59,7 +58,7 @@ class Network:
         so a matrix's Frobenius norm bounds what it makes of them. (Turned pairs keep their length.)"""
         if self.dtype != torch.bfloat16 or not self._on_bags:
             return self.dtype
-        H, KV, E = self.config.n_attention_heads, self.config.kv_heads, self.config.head_dim
+        H, KV = self.config.n_attention_heads, self.config.kv_heads
         for layer in layers:
             norms = attention_weight(layer, self.config).view(H + 2 * KV, -1).norm(dim=1)
             if norms[:H].max() * norms[H : H + KV].max() >= _FLOAT16_MAX or norms.max() >= _FLOAT16_MAX:
@@ -144,7 +143,7 @@ class Network:
         return self._unembedding_seconds[size]
 
     def draft_layer_states(
-        self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor, asked: Pass, cache: Cache
+        self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor | None, asked: Pass, cache: Cache
     ) -> Tensor:
         """States of heads 1..J that have layers, h_JQD, normed; see `draft_heads`."""
         assert self._layer_heads is not None

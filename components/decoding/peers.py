@@ -4,6 +4,7 @@ The trunk and head 1 are exported as a Llama (`model.llama`), and prompts of dif
 its generation expects them.
 """
 
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ class Transformers:
 
         stamps: list[tuple[float, int]] = []
 
-        class Stamps(StoppingCriteria):  # type: ignore[misc]
+        class Stamps(StoppingCriteria):
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
                 stamps.append((time.perf_counter(), input_ids.shape[1]))
                 return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
@@ -70,6 +71,6 @@ class Transformers:
         times = [time for time, _ in stamps]
         return PeerBlock(
             made[:, longest:].tolist(),
-            [after - before for before, after in zip(times[:-1], times[1:], strict=True)],
+            [after - before for before, after in itertools.pairwise(times)],
             len(prompts) * (stamps[-1][1] - stamps[0][1]),
         )

@@ -55,6 +55,6 @@ def check_room(network: Network, batch: int, capacity: int, k: int, sampled: boo
         each = needed // batch
         raise ValueError(
             f"{batch} sequences of up to {capacity} tokens need {needed / 1e9:.1f} GB beside the weights, and "
-            f"{free / 1e9:.1f} GB are free; give batch={max(1, free // each)} or less, so that the others wait for their "
-            "turn, or shorter prompts or fewer new tokens"
+            f"{free / 1e9:.1f} GB are free; give batch={max(1, free // each)} or less, so that the others wait for "
+            "their turn, or shorter prompts or fewer new tokens"
         )

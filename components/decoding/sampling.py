@@ -139,7 +139,7 @@ def accept(
     p: head 0's distributions before each draft and after the last, q: those that the drafts were drawn from;
     `accept_BJ`, `choose_BT`: random numbers in [0, 1).
     """
-    B, T, V = p_BTV.shape
+    B, _, V = p_BTV.shape
     of_draft = (p_BTV[:, :-1].gather(-1, drafts_BJ[..., None]), q_BJV.gather(-1, drafts_BJ[..., None]))
     p_BJ, q_BJ = (values[..., 0].double() for values in of_draft)
     accepted_B = (accept_BJ * q_BJ < p_BJ).long().cumprod(1).sum(1)

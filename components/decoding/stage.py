@@ -42,10 +42,12 @@ def benchmark_decoding(
     import torch
 
     from components.decoding.benchmark import run_benchmark
+    from components.decoding.machine import ask_for_large_pages
     from components.model.weights import load_model
     from components.shards.reader import TokenReader
     from components.tokenizer.codec import load_tokenizer
 
+    ask_for_large_pages()
     reader = TokenReader(shards.path, "test")
     reader.verify()
     return run_benchmark(

@@ -89,7 +89,6 @@ class Timed:
     """Per round, the steps of the whole batch."""
     seconds: list[dict[str, float]] = field(default_factory=list)
     passes: int = 0
-    quiet: list[bool | None] = field(default_factory=list)
 
     def rate(self, number: int) -> float:
         """Tokens per second of a round."""
@@ -123,7 +122,10 @@ def time_cases(
     config = size.model
     model = random_model(config, seed, device)
     ks = [k for k in (heads or range(2, config.n_future_tokens + 1)) if k > 1]
-    decoders = {"row-invariant": Decoder(model, dtype), "fast": Decoder(model, dtype, row_invariant=False)}
+    decoders = {
+        "row-invariant": Decoder(model, dtype, row_invariant=True),
+        "fast": Decoder(model, dtype, row_invariant=False),
+    }
     del model
     torch.set_num_threads(cores)
     for batch in batches:
@@ -134,12 +136,15 @@ def time_cases(
             say(f"{name} batch {batch}: warming up {arm.arm} {arm.k} {arm.mode}")
             _block(arm, prompts, seed, keep=False)
         # long prompts of many sequences take most of a round: fewer of them
+        quiet: list[bool | None] = []
         for number in range(max(2, rounds - batch // 8)):
             say(f"{name} batch {batch}: round {number + 1}")
-            meter.measure()
-            for arm in arms:
-                _block(arm, prompts, seed + number, keep=True)
-        yield from _figures(name, config, batch, dtype, arms, meter)
+            with watch_neighbours() as others:
+                meter.measure()
+                for arm in arms:
+                    _block(arm, prompts, seed + number, keep=True)
+            quiet.append(others.quiet)
+        yield from _figures(name, config, batch, dtype, arms, meter, all(q is not False for q in quiet))
 
 
 def _arms(size: Size, ks: Sequence[int], decoders: dict[str, Decoder], new_tokens: int) -> list[Timed]:
@@ -149,7 +154,9 @@ def _arms(size: Size, ks: Sequence[int], decoders: dict[str, Decoder], new_token
     if ks:
         arms.append(Timed("self-speculative", ks[-1], "fast", size.high, "high", fast, new_tokens))
         for acceptance, rates in (("high", size.high), ("low", size.low)):
-            arms.append(Timed("adaptive", "adaptive", "row-invariant", rates, acceptance, invariant.fresh(), new_tokens))
+            arms.append(
+                Timed("adaptive", "adaptive", "row-invariant", rates, acceptance, invariant.fresh(), new_tokens)
+            )
     return arms
 
 
@@ -162,13 +169,11 @@ def _prompts(batch: int, vocabulary: int, seed: int) -> list[list[int]]:
 
 def _block(arm: Timed, prompts: Sequence[Sequence[int]], seed: int, keep: bool) -> None:
     draw = draws_with(shares(arm.rates), seed)(0) if arm.rates else None
-    with watch_neighbours() as others:
-        made = arm.decoder.generate(prompts, arm.new_tokens, k=arm.k, draw_accepted=draw)  # type: ignore[arg-type]
+    made = arm.decoder.generate(prompts, arm.new_tokens, k=arm.k, draw_accepted=draw)  # type: ignore[arg-type]
     if keep:
         arm.steps.append([step for step in made.steps if len(step.accepted) == len(prompts)])
         arm.seconds.append(made.seconds)
         arm.passes += len(made.steps)
-        arm.quiet.append(others.quiet)
 
 
 def shares(rates: Sequence[float]) -> tuple[float, ...]:
@@ -177,19 +182,17 @@ def shares(rates: Sequence[float]) -> tuple[float, ...]:
 
 
 def _figures(
-    name: str, config: ModelConfig, batch: int, dtype: torch.dtype, arms: Sequence[Timed], meter: RoofMeter
+    name: str, config: ModelConfig, batch: int, dtype: torch.dtype, arms: Sequence[Timed], meter: RoofMeter, quiet: bool
 ) -> Iterator[dict[str, Any]]:
-    """What the issue of speed is about, arm by arm: ratios within rounds, medians over them."""
+    """The figures of every arm: ratios within rounds, medians over them."""
     plain = {arm.mode: arm for arm in arms if arm.arm == "next-token"}
     roofs, value_bytes = meter.roofs(), torch.empty(0, dtype=dtype).element_size()
     rounds = range(len(arms[0].steps))
     fixed = {arm.k: arm for arm in arms if arm.mode == "row-invariant" and isinstance(arm.k, int)}
     for arm in arms:
         speedups = [arm.rate(i) / max(other.rate(i) for other in plain.values()) for i in rounds]
-        limit = (
-            step_limit(config, arm.k, batch, CONTEXT, roofs, value_bytes) if isinstance(arm.k, int) else None
-        )
-        case = {
+        limit = step_limit(config, arm.k, batch, CONTEXT, roofs, value_bytes) if isinstance(arm.k, int) else None
+        case: dict[str, Any] = {
             "model": name,
             "arrangement": config.arrangement,
             "n_future_tokens": config.n_future_tokens,
@@ -209,7 +212,7 @@ def _figures(
             "speedup_high": max(speedups),
             "tokens_per_second": statistics.median(arm.rate(i) for i in rounds),
             "parts_ms": {part: 1e3 * sum(s[part] for s in arm.seconds) / arm.passes for part in PARTS},
-            "quiet": all(quiet is not False for quiet in arm.quiet),
+            "quiet": quiet,
             "read_gb_per_second": roofs.read_bytes_per_second / 1e9,
             "matmul_gflops": roofs.flops_per_second / 1e9,
         }
@@ -217,10 +220,9 @@ def _figures(
         if arm.arm == "adaptive":
             # what the best fixed number would have reached at these rates, by its measured step
             best = max(fixed, key=lambda k: expected_tokens(arm.rates, k) / fixed[k].step_seconds)
+            per_step = batch * expected_tokens(arm.rates, best)
             reached = [
-                arm.rate(i)
-                / (batch * expected_tokens(arm.rates, best) / statistics.median(s.seconds for s in fixed[best].steps[i]))
-                for i in rounds
+                arm.rate(i) / per_step * statistics.mean(step.seconds for step in fixed[best].steps[i]) for i in rounds
             ]
             case |= {"best_fixed_k": best, "of_best_fixed": statistics.median(reached)}
         yield case

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -45,7 +46,7 @@ def llama_weights(model: MultiTokenTransformer) -> dict[str, Tensor]:
         found["lm_head.weight"] = model.head_unembedding(0).weight
     q, kv = config.n_attention_heads * config.head_dim, config.kv_heads * config.head_dim
     for i, layer in enumerate(_on_the_way(model)):
-        queries, keys, values = layer.attention.qkv.weight.split((q, kv, kv))
+        queries, keys, values = torch.split(layer.attention.qkv.weight, (q, kv, kv))
         gate, up = layer.ffn.gate_up.weight.chunk(2)
         parts = {
             "self_attn.q_proj": queries,

@@ -12,7 +12,7 @@ from components.decoding.checks import differences, full_forward_mismatches, rep
 from components.decoding.config import DecodingConfig
 from components.decoding.engine import Decoder
 from components.decoding.kernels import matrix, packing_works
-from components.decoding.limits import step_products
+from components.decoding.limits import Roofs, step_limit, step_products
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
@@ -162,7 +162,28 @@ def test_limits_count_every_weight_of_a_step(arrangement: str) -> None:
     matrices = sum(p.numel() for p in model.parameters() if p.dim() == 2)
     table = 100 * 32
     twice = 0 if arrangement == "replicated" else table
-    assert sum(weights for weights, _ in step_products(config, 3, 1)) == matrices - table + twice
+    products = step_products(config, 3, 4)
+    assert sum(product.weights for product in products) == matrices - table + twice
+    # in all but the causal arrangement drafts are asked for at one row of each sequence, keys and values aside
+    rows = {product.name: product.rows for product in products}
+    assert rows["layers"] == rows["unembedding"] == 12
+    assert rows.get("draft heads", 4) == (12 if arrangement == "causal" else 4)
+    if arrangement != "replicated":
+        assert rows["unembedding again"] == 8
+        at_once = step_products(config, 3, 4, at_once=True)
+        assert sum(product.weights for product in at_once) == matrices - table
+        assert at_once[-1].rows == 3 * 12
     model(torch.zeros(1, 1, dtype=torch.long), heads=1).sum().backward()
     read = sum(p.numel() for p in model.parameters() if p.dim() == 2 and p.grad is not None)
-    assert step_products(config, 1, 4) == [(read - table, 4)]
+    assert sum(product.weights for product in step_products(config, 1, 4)) == read - table
+
+
+def test_the_limit_is_the_sum_of_what_binds_each_matrix() -> None:
+    """By hand: 1 GB/s and 1 GFLOP/s, a model of two layers whose matrices are 12,288 weights and a table of 3,200."""
+    config = ModelConfig(dim=32, layers=2, n_attention_heads=2, ffn_dim=85, vocabulary_size=100)
+    assert config.layer_matrix_parameters() == 4096 + 3 * 32 * 85
+    weights = 2 * config.layer_matrix_parameters() + 3200
+    cached = 2 * 2 * 2 * 32 * 50  # two layers of keys and values, two bytes, 50 positions
+    roofs = Roofs(1e9, 1e9)
+    assert step_limit(config, 1, 1, 50, roofs, 2) == pytest.approx((2 * weights + cached) / 1e9)
+    assert step_limit(config, 1, 8, 50, roofs, 2) == pytest.approx((16 * weights + 8 * cached) / 1e9)

@@ -93,7 +93,9 @@ def test_a_model_in_memory_takes_ids_and_a_tokenizer(checkpoint: Path) -> None:
     by_ids = generate(model, ids, 20)
     assert [completion.text for completion in by_ids] == ["", ""]
     by_text = generate(Decoder(model), ["hi", ""], 20, tokenizer=BytesCodec())
-    assert [c.tokens for c in by_text] == [c.tokens for c in by_ids] == [c.tokens for c in generate(checkpoint, ids, 20)]
+    assert (
+        [c.tokens for c in by_text] == [c.tokens for c in by_ids] == [c.tokens for c in generate(checkpoint, ids, 20)]
+    )
     figures = by_ids.statistics
     assert figures.tokens == 40
     assert sum(m * count for m, count in enumerate(figures.accepted)) + sum(figures.accepted) >= 38

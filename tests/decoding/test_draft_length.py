@@ -11,7 +11,9 @@ from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
 
-def simulated(r: dict[int, float], rates: list[float], steps: int, sequences: int, seed: int = 0) -> tuple[float, float]:
+def simulated(
+    r: dict[int, float], rates: list[float], steps: int, sequences: int, seed: int = 0
+) -> tuple[float, float]:
     """Tokens per second of the choice, over that of the best fixed k, and the share of steps at that k."""
     generator = random.Random(seed)
     n = max(r)
@@ -91,7 +93,8 @@ def test_heads_that_come_back_draft_as_if_never_away(arrangement: str, monkeypat
     model = MultiTokenTransformer(config)
     model.init_weights(0)
     plan = [4, 1, 1, 1, 1, 1, 1, 4, 2, 2, 1, 3, 4, 4, 1, 2, 4, 3] * 40
-    monkeypatch.setattr(DraftLength, "choose", lambda self, sequences, _plan=iter(plan): next(_plan))
+    coming = iter(plan)
+    monkeypatch.setattr(DraftLength, "choose", lambda self, sequences: next(coming))
     decoder = Decoder(model.eval())
     prompts = [[1, 2, 3], [4], [5] * 9]
     made = decoder.generate(prompts, [90, 40, 70], k="adaptive")

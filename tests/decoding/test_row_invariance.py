@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from components.decoding import kernels
+from components.decoding.checks import equality
 from components.decoding.engine import Decoder
-from components.decoding.kernels import PackedMatrix, RowInvariantMatrix, matrix
+from components.decoding.kernels import LEAST_ROWS, PackedMatrix, RowInvariantMatrix, matrix
 from components.decoding.sampling import Sampling
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
@@ -40,7 +41,7 @@ def prompts_of(vocabulary: int, lengths: tuple[int, ...]) -> list[list[int]]:
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_every_k_and_batch_gives_the_same_tokens(arrangement: str, dtype: torch.dtype) -> None:
     model = dull_model(arrangement)
-    decoder = Decoder(model, dtype)
+    decoder = Decoder(model, dtype, row_invariant=True)
     prompts = prompts_of(1031, (5, 70, 1, 33, 12, 9, 64, 3))
     limits = [40, 9, 61, 30, 70, 22, 64, 50]
     expected = [decoder.generate([p], n).tokens[0] for p, n in zip(prompts, limits, strict=True)]
@@ -109,7 +110,8 @@ def test_products_that_depend_on_the_place_are_refused(monkeypatch: pytest.Monke
     )
     monkeypatch.setattr(kernels, "packing_works", lambda dtype: True)
     with pytest.raises(ValueError, match="row_invariant=False"):
-        Decoder(dull_model("parallel"), torch.bfloat16)
+        Decoder(dull_model("parallel"), torch.bfloat16, row_invariant=True)
+    assert not Decoder(dull_model("parallel"), torch.bfloat16).row_invariant
     kernels._known_counts.clear()
 
 
@@ -120,3 +122,22 @@ def test_a_sampled_row_is_the_same_in_bfloat16_too() -> None:
     together = decoder.generate(prompts, 40, k=3, sampling=samplings).tokens
     alone = [decoder.generate([p], 40, k=3, sampling=s).tokens[0] for p, s in zip(prompts, samplings, strict=True)]
     assert alone == together
+
+
+@pytest.mark.parametrize("row_invariant", [True, False])
+def test_the_benchmark_explains_what_differs(row_invariant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No difference in the row-invariant mode, and no noise; where rows of a product do differ, each first divergence
+    has a margin below the noise measured."""
+    model = dull_model("replicated", vocabulary=300)
+    if not row_invariant:
+        exact = PackedMatrix.__call__
+        monkeypatch.setattr(
+            PackedMatrix, "__call__", lambda self, x: exact(self, x) * (1 + 2**-7 * (x.shape[0] > LEAST_ROWS))
+        )
+    found = equality(model, torch.bfloat16, row_invariant, scale=0.05)
+    assert found["tokens"] > 1000
+    assert found["explained"]
+    assert (found["row_noise"] == 0) == row_invariant
+    assert bool(found["differences"]) == (not row_invariant)
+    assert len(found["hashes"]) == 3 * 5
+    assert all(0 <= difference["margin"] <= found["row_noise"] for difference in found["differences"])

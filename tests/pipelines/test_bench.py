@@ -5,7 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from components.decoding.engine import Decoder
+from components.decoding.peers import Transformers
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.model.weights import save_model
@@ -22,16 +25,50 @@ def last_line(out: str) -> dict[str, object]:
 
 
 def test_random_weights_with_drawn_acceptance(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main([*QUICK, "heads=[2,4]", "acceptance=1,1,1"]) == 0
+    arguments = ["batches=2", "models=2m", "heads=[2,4]", "equality=0", "transformers=false", "new_tokens=30"]
+    assert bench.main([*QUICK, *arguments]) == 0
     out = capsys.readouterr().out
     facts = last_line(out)
-    rows = facts["rows"]
-    assert isinstance(rows, list)
-    assert [(row["batch"], row["k"]) for row in rows] == [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (2, 4)]
-    assert [row["histogram"] for row in rows if row["k"] == 2] == [[0, 8], [0, 8]]  # 7 tokens are 4 full steps
+    cases = facts["cases"]
+    assert isinstance(cases, list)
+    assert [(case["arm"], case["k"], case["mode"]) for case in cases] == [
+        ("next-token", 1, "row-invariant"),
+        ("next-token", 1, "fast"),
+        ("self-speculative", 2, "row-invariant"),
+        ("self-speculative", 4, "row-invariant"),
+        ("self-speculative", 4, "fast"),
+        ("adaptive", "adaptive", "row-invariant"),
+        ("adaptive", "adaptive", "row-invariant"),
+    ]
+    for case in cases:
+        if case["k"] == 4:
+            assert case["tokens_per_forward"] == pytest.approx(1 + 0.94 + 0.94 * 0.89 + 0.94 * 0.89 * 0.86, abs=0.4)
+        assert case["predicted_speedup"] == pytest.approx(case["tokens_per_forward"] / case["r"])
+        assert sum(case["parts_ms"].values()) > 0
+        assert (case["limit_ms"] is None) == (case["arm"] == "adaptive")
+    assert facts["lossless"] is None, "nothing was checked"
+    assert {"read_gb_per_second", "matmul_gflops"} <= set(facts["machine"])  # type: ignore[arg-type]
     assert str(facts["text"]).startswith("invalid")
-    assert "lossless" not in rows[0]
-    assert out.splitlines()[0].split()[:3] == ["batch", "k", "threads"]
+    assert out.splitlines()[0].split()[:3] == ["model", "batch", "arm"]
+
+
+def test_transformers_decodes_the_exported_model_to_the_same_tokens() -> None:
+    """Prompts of different lengths, as the benchmark pads them, and its prompt lookup."""
+    config = ModelConfig(dim=64, layers=4, n_attention_heads=4, vocabulary_size=97, n_future_tokens=3)
+    model = MultiTokenTransformer(config)
+    model.init_weights(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(8 if parameter.dim() == 2 else 1)
+    prompts = [[1, 2, 3], [5] * 9, [7]]
+    peer = Transformers(model.eval(), torch.float32)
+    block = peer.decode(prompts, 20)
+    assert block.tokens == Decoder(model).generate(prompts, 20, k=3).tokens
+    assert block.decoded == 3 * 19
+    assert len(block.step_seconds) == 19
+    lookup = peer.decode(prompts[:1], 20, lookup=3)
+    assert lookup.tokens == block.tokens[:1]
+    assert lookup.decoded == 19
 
 
 def test_a_checkpoint_with_prompts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,10 +116,9 @@ def test_training_steps_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: py
         (["checkpoint=x"], ["give one of decode"]),
         (["subject=decode", "repaets=3"], ["repaets: no such key; did you mean repeats"]),
         (["subject=decode", "new_tokens=many", "dtyp=x"], ["dtyp: no such key", "new_tokens: "]),
-        (["subject=decode", "size=1T"], ["there are 2M"]),
+        (["subject=decode", "models=1T"], ["there are 110m, 350m, byte"]),
         (["subject=decode", "heads=9"], ["heads"]),
         (["subject=decode", "heads=[9]"], ["4 prediction heads"]),
-        (["subject=decode", "acceptance=0.2,0.5"], ["do not increase"]),
         (["subject=decode", "checkpoint=/nowhere"], ["not a checkpoint"]),
         (["subject=train", "sizes=3m"], ["sizes has 3m; there are 5m, 30m, 100m"]),
     ],
@@ -95,4 +131,4 @@ def test_faults_are_named(capsys: pytest.CaptureFixture[str], arguments: list[st
 
 def test_help_lists_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["--help"]) == 0
-    assert "new_tokens=96" in capsys.readouterr().out
+    assert "new_tokens=48" in capsys.readouterr().out
