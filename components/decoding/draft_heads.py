@@ -34,7 +34,7 @@ class DraftLayers:
         self.config = config
         H, E = config.n_attention_heads, config.head_dim
         weights = [attention_weight(layer, config).to(dtype) for layer in layers]
-        queries, keys_values = zip(*(torch.split(w, (H * E, 2 * config.kv_heads * E)) for w in weights), strict=True)
+        queries, keys_values = zip(*(torch.split(w, [H * E, 2 * config.kv_heads * E]) for w in weights), strict=True)
         self.batched = config.dim < _BATCHED_BELOW_DIM and not row_invariant
         if self.batched:
             self.queries_DF = torch.cat(queries).T.contiguous()

@@ -75,7 +75,7 @@ class Stack:
             if i in kept:
                 states.append(x_PD[:R])
             qkv_RNE = layer.qkv(rms_divide(x_PD, eps))[:R].view(R, H + 2 * KV, E)
-            q_RNE, k_RNE, v_RNE = torch.split(turn(qkv_RNE, angles_RNC, cache.dtype), (H, KV, KV), dim=1)
+            q_RNE, k_RNE, v_RNE = torch.split(turn(qkv_RNE, angles_RNC, cache.dtype), [H, KV, KV], dim=1)
             cache.write(i, 1, where, k_RNE[:, None], v_RNE[:, None])
             y_RD = among_themselves(q_RNE, k_RNE, v_RNE) if first_read else cache.attend(i, 1, where, q_RNE)
             x_PD = layer.feed_forward(padded(y_RD.to(x_RD.dtype)), x_PD, eps)

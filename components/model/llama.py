@@ -46,7 +46,7 @@ def llama_weights(model: MultiTokenTransformer) -> dict[str, Tensor]:
         found["lm_head.weight"] = model.head_unembedding(0).weight
     q, kv = config.n_attention_heads * config.head_dim, config.kv_heads * config.head_dim
     for i, layer in enumerate(_on_the_way(model)):
-        queries, keys, values = torch.split(layer.attention.qkv.weight, (q, kv, kv))
+        queries, keys, values = torch.split(layer.attention.qkv.weight, [q, kv, kv])
         gate, up = layer.ffn.gate_up.weight.chunk(2)
         parts = {
             "self_attn.q_proj": queries,
