@@ -205,6 +205,8 @@ class DecodingRow:
     """acceptance[j]: share of steps that accepted at least j + 1 drafted tokens."""
     lossless: bool
     """Token for token equal to next-token decoding and to a cache-free full forward."""
+    row_seconds: float = float("nan")
+    """Median over prompts of the time from the start of its batch to its last token."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,8 @@ class DecodingBenchmark:
     digest: str
     n_future_tokens: int
     rows: tuple[DecodingRow, ...]
+    adaptive: tuple[DecodingRow, ...] = ()
+    """Per batch size, the number of heads chosen while running; `k` is the most it may choose."""
 
 
 @dataclass(frozen=True)

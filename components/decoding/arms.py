@@ -4,10 +4,11 @@ A repeat decodes all prompts with every arm, one after the other; ratios are tak
 timed, reading the prompts is apart. Tokens are counted as ids.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +32,11 @@ class Block:
     """Times of the steps in which the whole batch was live."""
     decode_seconds: float
     prefill_seconds: float
+    row_seconds: list[float] = field(default_factory=list)
+    """Per prompt, from the start of its batch to its last token."""
+    parts_seconds: dict[str, float] = field(default_factory=dict)
+    """All steps' time by part (`live.PARTS`)."""
+    steps: int = 0
     other_share: float | None = None
     """Share of the machine that other processes used meanwhile."""
     quiet: bool | None = None
@@ -50,7 +56,9 @@ class Arm:
     """One k at one batch size."""
 
     k: int
+    """Heads used; of an adaptive arm, the most that it may use."""
     batch: int
+    adaptive: bool = False
     threads: int = 1
     blocks: list[Block] = field(default_factory=list)
 
@@ -91,7 +99,7 @@ def decode_block(
     prompts: Sequence[Sequence[int]],
     batch: int,
     new_tokens: int,
-    k: int,
+    k: int | Literal["adaptive"],
     draw: AcceptedCounts | None = None,
 ) -> Block:
     """Decode all prompts, `batch` at a time."""
@@ -105,6 +113,10 @@ def decode_block(
             block.accepted += [count for step in made.steps for count in step.accepted]
             block.full_step_seconds += [step.seconds for step in made.steps if len(step.accepted) == len(group)]
             block.decode_seconds += made.decode_seconds
+            block.row_seconds += made.finished_seconds
+            block.steps += len(made.steps)
+            for part, seconds in made.seconds.items():
+                block.parts_seconds[part] = block.parts_seconds.get(part, 0.0) + seconds
             block.prefill_seconds += made.prefill_seconds
     block.other_share, block.quiet = others.share, others.quiet
     return block
@@ -118,21 +130,22 @@ def measure(
     new_tokens: int,
     repeats: int,
     cores: int,
-    draws: Callable[[int], AcceptedCounts] | None = None,
 ) -> Iterator[list[Arm]]:
-    """Time k = 1 and every k of `heads`; yields the arms (k = 1 first) after the warm-up and after every repeat.
+    """Time k = 1, every k of `heads`, and, if there is more than one to choose from, the choice while running; yields
+    the arms (k = 1 first, the choice last) after the warm-up and after every repeat.
 
     Each arm uses the number of threads, of 1, 2, 4, … up to `cores`, that was fastest for it in a first pass, which
     is not counted: tiny models lose by a second thread. A repeat during which other processes used the machine is
     made again, at most as often as there are repeats; if too few were quiet, the quietest are kept and marked.
-    `draws(k)` gives synthetic acceptance (see Decoder.generate).
     """
     arms = [Arm(k, batch) for k in (1, *(k for k in heads if k > 1))]
+    if decoder.config.n_future_tokens in heads:
+        arms.append(Arm(decoder.config.n_future_tokens, batch, adaptive=True))
     choices = sorted({min(1 << i, cores) for i in range(cores.bit_length() + 1)})
 
     def block(arm: Arm, some: Sequence[Sequence[int]]) -> Block:
         torch.set_num_threads(arm.threads)
-        return decode_block(decoder, some, batch, new_tokens, arm.k, draws(arm.k) if draws and arm.k > 1 else None)
+        return decode_block(decoder, some, batch, new_tokens, "adaptive" if arm.adaptive else arm.k)
 
     before = torch.get_num_threads()
     try:
@@ -164,6 +177,9 @@ def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
     speedups = arm.speedups(baseline)
     rates = [block.tokens_per_second for block in arm.blocks]
     r = arm.step_seconds / baseline.step_seconds
+    steps = sum(block.steps for block in arm.blocks)
+    parts = arm.blocks[0].parts_seconds
+    latencies = [seconds for block in arm.blocks for seconds in block.row_seconds]
     return {
         "k": arm.k,
         "batch": arm.batch,
@@ -181,8 +197,13 @@ def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
         "step_limit_seconds": limit_seconds,
         "step_ms": 1e3 * arm.step_seconds,
         "limit_ms": 1e3 * limit_seconds,
-        "arm": "next-token" if arm.k == 1 else "self-speculative",
-        "mode": "row-invariant",
+        "arm": "next-token" if arm.k == 1 else "adaptive" if arm.adaptive else "self-speculative",
+        "parts_ms": {part: 1e3 * sum(b.parts_seconds[part] for b in arm.blocks) / steps for part in parts},
+        "row_seconds": statistics.median(latencies),
+        "row_seconds_highest": max(latencies),
+        "conditional_acceptance": [
+            later / earlier if earlier else 0.0 for earlier, later in itertools.pairwise((1.0, *arm.acceptance))
+        ],
         "quiet": all(block.quiet is not False for block in arm.blocks),
         "repeats_tokens_per_second": rates,
         "repeats_other_processes_share": [block.other_share for block in arm.blocks],

@@ -20,6 +20,7 @@ from components.decoding.checks import (
     differences,
     full_forward_mismatches,
     heldout_steps,
+    ids_hash,
     repeated_4grams,
 )
 from components.decoding.config import DecodingConfig
@@ -115,6 +116,7 @@ def run_benchmark(
     # in bfloat16 rounding alone moves the choice now and then: the margins say so
     expected = measured[0][0].blocks[0].tokens
     rows: list[DecodingRow] = []
+    adaptive: list[DecodingRow] = []
     facts_of_rows = []
     for arms in measured:
         for arm in arms:
@@ -128,8 +130,11 @@ def run_benchmark(
                 "tokens_per_forward_heldout": tokens_per_forward_of(heldout[arm.k]),
                 "repeated_4grams": repeated_4grams(prompts, outputs[0]),
                 "lossless": not against_next and not against_full,
+                "mode": "row-invariant" if decoder.row_invariant else "fast",
+                "ids_hash": ids_hash(outputs[0]),
             }
-            rows.append(DecodingRow(**{field.name: facts[field.name] for field in dataclasses.fields(DecodingRow)}))
+            row = DecodingRow(**{field.name: facts[field.name] for field in dataclasses.fields(DecodingRow)})
+            (adaptive if arm.adaptive else rows).append(row)
             facts["mismatches_next_token"] = [dataclasses.asdict(m) for m in against_next]
             facts["mismatches_full_forward"] = [dataclasses.asdict(m) for m in against_full]
             facts_of_rows.append(facts)
@@ -146,9 +151,9 @@ def run_benchmark(
     }
     content = json.dumps(page, indent=2) + "\n"
     (directory / "decoding.json").write_text(content, encoding="utf-8")
-    samples = _samples(prompts, measured[0][-1], decode_bytes)
+    samples = _samples(prompts, [arm for arm in measured[0] if not arm.adaptive][-1], decode_bytes)
     (directory / "samples.json").write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
-    return DecodingBenchmark(directory, hashlib.sha256(content.encode()).hexdigest(), n, tuple(rows))
+    return DecodingBenchmark(directory, hashlib.sha256(content.encode()).hexdigest(), n, tuple(rows), tuple(adaptive))
 
 
 def _distinct(blocks: Sequence[Block]) -> list[list[list[int]]]:

@@ -155,7 +155,7 @@ def equality(
     next-token decoding of one prompt at a time. scale: share of the usual number of prompts (100,000 tokens)."""
     decoder = Decoder(model, dtype, row_invariant)
     generator = random.Random(seed)
-    count = max(1, round(64 * scale))
+    count = max(1, round(96 * scale))
     prompts = [
         [generator.randrange(model.config.vocabulary_size) for _ in range(generator.randint(1, 90))]
         for _ in range(count)
@@ -164,7 +164,7 @@ def equality(
     expected = [decoder.generate([prompt], limit).tokens[0] for prompt, limit in zip(prompts, limits, strict=True)]
     hashes = {"next-token": ids_hash(expected)}
     compared, found = 0, []
-    for batch, share in ((1, 4), (4, 2), (16, 1)):
+    for batch, share in ((1, 12), (4, 4), (16, 1)):
         some = range(max(1, count // share))
         ks: tuple[Any, ...] = (*range(1, model.config.n_future_tokens + 1), "adaptive")
         for k in ks:

@@ -5,8 +5,8 @@
     made = generate("runs/latest/pretrain-n4", "def fib(n):", max_new_tokens=64)
     print(made[0].text, made.statistics.tokens_per_forward)
 
-A server opens the checkpoint once, and passes what it gets wherever a path may stand. More in components/README.md,
-"Generating from Python".
+A server opens the checkpoint once, and passes what it gets wherever a path may stand. More in README.md beside this
+file.
 """
 
 import codecs

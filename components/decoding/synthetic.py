@@ -54,6 +54,9 @@ SIZES = {
         _THREE,
         _THREE_LOW,
     ),
+    "tiny": Size(
+        ModelConfig(dim=64, layers=6, n_attention_heads=2, vocabulary_size=1031, n_future_tokens=4), _THREE, _THREE_LOW
+    ),
     "25m": Size(ModelConfig(dim=256, layers=10, n_attention_heads=4, n_future_tokens=4), _THREE, _THREE_LOW),
 }
 

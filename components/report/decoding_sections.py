@@ -1,6 +1,6 @@
 """The parts of the page on decoding: speed-up, tokens per forward, acceptance, samples, and the paper's figures."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from components.artifacts import DecodingRow
@@ -76,6 +76,8 @@ def _block(facts: Facts, decoded: Decoded) -> Markup:
         series = [Series(f"k = {widest.k}", points, colour(index), dots=True)]
         axes = Axes("drafted tokens accepted, at least", "% of steps", [x for x, _ in points], (0, 100), 1)
         figures.append(("Acceptance by position", line_chart(f"acceptance-{chart_of}", series, axes, 62)))
+    if len({row.batch for row in rows}) > 1:
+        figures += _by_batch(chart_of, colour(index), [*rows, *decoded.benchmark.adaptive])
     return tag(
         "div",
         tag("h3", decoded.name),
@@ -85,9 +87,34 @@ def _block(facts: Facts, decoded: Decoded) -> Markup:
             paragraph(_explain(rows), class_="caption"),
             class_="figures",
         ),
-        _table(rows),
+        _table(rows, decoded.benchmark.adaptive),
         _beside_the_paper(rows, published),
     )
+
+
+def _by_batch(chart_of: str, line: str, rows: Sequence[DecodingRow]) -> list[tuple[str, Markup]]:
+    """Throughput and latency by batch (the paper's Figure S10): next-token decoding, and the k that is fastest."""
+    batches = sorted({row.batch for row in rows})
+
+    def series(figure: Callable[[DecodingRow], float]) -> list[Series]:
+        plain = [(row.batch, figure(row)) for row in rows if row.k == 1]
+        fastest = [
+            max((row for row in rows if row.batch == batch), key=lambda row: row.tokens_per_second) for batch in batches
+        ]
+        return [
+            Series("fastest k", [(row.batch, figure(row)) for row in fastest], line, dots=True),
+            Series("next token", sorted(plain), line, 0.55, dots=True),
+        ]
+
+    figures = [
+        ("Throughput by batch", "tokens/s", 0, series(lambda row: row.tokens_per_second)),
+        ("Latency by batch", "s from start to a prompt's last token", 2, series(lambda row: row.row_seconds)),
+    ]
+    return [
+        (name, line_chart(f"{name.split()[0].lower()}-{chart_of}", lines, Axes("batch", unit, batches, digits=digits)))
+        for name, unit, digits, lines in figures
+        if all(known(y) is not None for line in lines for _, y in line.points)
+    ]
 
 
 def _speedups(rows: Sequence[DecodingRow]) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
@@ -105,7 +132,7 @@ def _known(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(x, y) for x, y in points if known(y) is not None]
 
 
-def _table(rows: Sequence[DecodingRow]) -> Markup:
+def _table(rows: Sequence[DecodingRow], adaptive: Sequence[DecodingRow]) -> Markup:
     dtypes = {row.dtype for row in rows}
     head = [
         "k",
@@ -119,7 +146,8 @@ def _table(rows: Sequence[DecodingRow]) -> Markup:
         "Same output",
     ]
     body = []
-    for row in sorted(rows, key=lambda row: (row.dtype, row.batch, row.k)):
+    entries = [*((False, row) for row in rows), *((True, row) for row in adaptive)]
+    for chosen, row in sorted(entries, key=lambda entry: (entry[1].dtype, entry[1].batch, entry[0], entry[1].k)):
         speed = (
             "1 (baseline)"
             if row.k == 1
@@ -132,7 +160,7 @@ def _table(rows: Sequence[DecodingRow]) -> Markup:
         )
         body.append(
             [
-                f"{row.k}" if len(dtypes) == 1 else f"{row.k}, {row.dtype}",
+                (f"chosen, up to {row.k}" if chosen else f"{row.k}") + (f", {row.dtype}" if len(dtypes) > 1 else ""),
                 str(row.batch),
                 decimal(row.tokens_per_forward, 2),
                 decimal(row.tokens_per_forward_heldout, 2),

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from components.artifacts import CompletionScore
-from components.report.facts import Facts, Model, known
+from components.artifacts import CompletionScore, DecodingRow
+from components.report.facts import Decoded, Facts, Model, known
 from components.report.intervals import half_width_over_windows
 
 
@@ -28,13 +28,16 @@ def results(facts: Facts) -> dict[str, Any]:
         "pairs": _without_place(facts.pairs),
         "models": [_model(model, facts.baseline(model.size)) for model in facts.pretrained],
         "finetuned": [_finetuned(model) for model in facts.finetuned],
-        "decoding": [
-            {"size": decoded.size or None, "arrangement": decoded.arrangement or None}
-            | {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
-            for decoded in facts.decoded
-            for row in decoded.benchmark.rows
+        "decoding": [_decoding(decoded, row) for decoded in facts.decoded for row in decoded.benchmark.rows],
+        "decoding_adaptive": [
+            _decoding(decoded, row) for decoded in facts.decoded for row in decoded.benchmark.adaptive
         ],
     }
+
+
+def _decoding(decoded: Decoded, row: DecodingRow) -> dict[str, Any]:
+    where = {"size": decoded.size or None, "arrangement": decoded.arrangement or None}
+    return where | {name: _plain(value) for name, value in dataclasses.asdict(row).items()}
 
 
 def headline(facts: Facts) -> dict[str, float]:

@@ -49,7 +49,11 @@ def test_rows_samples_and_page_agree(tmp_path: Path) -> None:
     )
     assert [(row.batch, row.k) for row in result.rows] == [(b, k) for b in (1, 2) for k in (1, 2, 3)]
     page = json.loads((tmp_path / "decoding.json").read_text())
-    for row, facts in zip(result.rows, page["rows"], strict=True):
+    assert [(row.batch, row.k) for row in result.adaptive] == [(1, 3), (2, 3)]
+    assert all(row.lossless for row in result.adaptive)
+    fixed = [facts for facts in page["rows"] if facts["arm"] != "adaptive"]
+    assert len({facts["ids_hash"] for facts in page["rows"]}) == 1, "every arm's tokens are the same"
+    for row, facts in zip(result.rows, fixed, strict=True):
         assert row.lossless
         assert facts["mismatches_full_forward"] == facts["mismatches_next_token"] == []
         assert {name: facts[name] for name in ("k", "r", "speedup")} == {"k": row.k, "r": row.r, "speedup": row.speedup}

@@ -207,3 +207,52 @@ def test_what_cannot_be_decoded_is_refused(arguments: dict[str, object], message
 
 def test_no_prompts_give_nothing() -> None:
     assert Decoder(sharp_model()).generate([], 5).tokens == []
+
+
+@pytest.mark.parametrize("arrangement", ["parallel", "causal", "anticausal", "linear", "replicated"])
+def test_a_restricted_draft_vocabulary_changes_drafts_alone(arrangement: str) -> None:
+    model = sharp_model(n_future_tokens=4, arrangement=arrangement)
+    prompts = ragged_prompts(8)
+    expected = Decoder(model).generate(prompts, 40)
+    frequent = [17, 3, 40, 22, 8, 1]
+    few = Decoder(model, draft_vocabulary=frequent)
+    for k in (2, 4, "adaptive"):
+        made = few.generate(prompts, 40, k=k)  # type: ignore[arg-type]
+        assert made.tokens == expected.tokens
+        for tokens, runs in zip(made.tokens, made.runs, strict=True):
+            ends = {sum(runs[: i + 1]) - 1 for i in range(len(runs))}
+            assert all(token in frequent for place, token in enumerate(tokens) if place not in ends), "accepted drafts"
+    for wrong in ([], [VOCABULARY]):
+        with pytest.raises(ValueError, match="draft_vocabulary holds"):
+            Decoder(model, draft_vocabulary=wrong)
+
+
+def test_weights_that_might_overflow_float16_are_cached_in_bfloat16() -> None:
+    """With keys of 1e5, which bfloat16 holds and float16 does not, text comes out as from the model itself."""
+    model = sharp_model(n_future_tokens=3)
+    assert Decoder(model, torch.bfloat16).network.cache_dtype in (torch.float16, torch.bfloat16)
+    with torch.no_grad():
+        for layer in [*model.trunk, *model.prediction_heads]:
+            width = layer.attention.q_width
+            layer.attention.qkv.weight[:width] /= 1e5
+            layer.attention.qkv.weight[width : width + layer.attention.kv_width] *= 1e5
+    decoder = Decoder(model, torch.bfloat16)
+    assert decoder.network.cache_dtype == torch.bfloat16
+    prompts = ragged_prompts(4)
+    made = decoder.generate(prompts, 16, k=3)
+    logits_std = float(model(torch.tensor([prompts[3]]), heads=1).detach().std())
+    assert all(m.margin < 0.1 * logits_std for m in full_forward_mismatches(model, prompts, made.tokens))
+
+
+def test_sequences_take_the_places_of_those_that_ended() -> None:
+    """Never more than `batch` at once, and every prompt is continued as it is alone."""
+    model = sharp_model(n_future_tokens=4)
+    decoder = Decoder(model)
+    prompts = ragged_prompts(9, (3, 11, 1, 17, 11, 2, 30, 5, 7, 1))
+    limits = [9, 30, 1, 1, 44, 3, 12, 5, 60, 2]
+    alone = [decoder.generate([p], n).tokens[0] for p, n in zip(prompts, limits, strict=True)]
+    for batch in (1, 2, 3, 20):
+        made = decoder.generate(prompts, limits, k=3, batch=batch)
+        assert made.tokens == alone
+        assert max(len(step.accepted) for step in made.steps) == min(batch, 8)  # two end with their prompts
+        assert all(0 < seconds < 60 for seconds in made.finished_seconds)

@@ -42,10 +42,10 @@ def prompts_of(vocabulary: int, lengths: tuple[int, ...]) -> list[list[int]]:
 def test_every_k_and_batch_gives_the_same_tokens(arrangement: str, dtype: torch.dtype) -> None:
     model = dull_model(arrangement)
     decoder = Decoder(model, dtype, row_invariant=True)
-    prompts = prompts_of(1031, (5, 70, 1, 33, 12, 9, 64, 3))
-    limits = [40, 9, 61, 30, 70, 22, 64, 50]
+    prompts = prompts_of(1031, (5, 70, 1, 33, 64, 3))
+    limits = [20, 9, 31, 15, 35, 25]
     expected = [decoder.generate([p], n).tokens[0] for p, n in zip(prompts, limits, strict=True)]
-    for k, batch in itertools.product((1, 2, 3, 4, "adaptive"), (1, 3, 8)):
+    for k, batch in itertools.product((1, 2, 4, "adaptive"), (1, 4, 6)):
         assert decoder.generate(prompts, limits, k=k, batch=batch).tokens == expected, (k, batch)  # type: ignore[arg-type]
 
 
@@ -134,7 +134,7 @@ def test_the_benchmark_explains_what_differs(row_invariant: bool, monkeypatch: p
         monkeypatch.setattr(
             PackedMatrix, "__call__", lambda self, x: exact(self, x) * (1 + 2**-7 * (x.shape[0] > LEAST_ROWS))
         )
-    found = equality(model, torch.bfloat16, row_invariant, scale=0.05)
+    found = equality(model, torch.bfloat16, row_invariant, scale=0.02)
     assert found["tokens"] > 1000
     assert found["explained"]
     assert (found["row_noise"] == 0) == row_invariant

@@ -81,12 +81,17 @@ def test_a_checkpoint_with_prompts_from_a_file(tmp_path: Path, capsys: pytest.Ca
     (checkpoint / "tokenizer" / "tokenizer.json").write_text(json.dumps({"kind": "bytes", "vocabulary_size": 258}))
     text = tmp_path / "held_out.py"
     text.write_text("for i in range(10):\n    print(i)\n" * 20)
-    assert bench.main([*QUICK, f"checkpoint={checkpoint}", f"text={text}", "heldout_tokens=50"]) == 0
-    rows = last_line(capsys.readouterr().out)["rows"]
+    assert bench.main([*QUICK, f"checkpoint={checkpoint}", f"text={text}", "heldout_tokens=50", "dtype=float32"]) == 0
+    facts = last_line(capsys.readouterr().out)
+    rows = facts["rows"]
     assert isinstance(rows, list)
-    assert [(row["batch"], row["k"], row["lossless"]) for row in rows] == [
-        (batch, k, True) for batch in (1, 2) for k in (1, 2)
+    assert [(row["batch"], row["k"], row["arm"], row["lossless"]) for row in rows] == [
+        (batch, k, arm, True)
+        for batch in (1, 2)
+        for k, arm in ((1, "next-token"), (2, "self-speculative"), (2, "adaptive"))
     ]
+    assert facts["same_tokens_as_transformers"] == {"1": True, "2": True}
+    assert all(ratio > 0 for ratio in facts["vs_transformers"].values())  # type: ignore[attr-defined]
     assert bench.main([*QUICK, f"checkpoint={checkpoint}"]) == 2
     assert "give shards=PATH or, for prompts from a file, text=PATH" in capsys.readouterr().err
 
