@@ -149,10 +149,16 @@ def row_noise(
 
 
 def equality(
-    model: MultiTokenTransformer, dtype: torch.dtype, row_invariant: bool, scale: float = 1.0, seed: int = 0
+    model: MultiTokenTransformer,
+    dtype: torch.dtype,
+    row_invariant: bool,
+    scale: float = 1.0,
+    new_tokens: tuple[int, int] = (150, 270),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Greedy self-speculative decoding with every k, and adaptive, of batches 1, 4 and 16 of ragged prompts, against
-    next-token decoding of one prompt at a time. scale: share of the usual number of prompts (100,000 tokens)."""
+    next-token decoding of one prompt at a time. scale: share of the usual number of prompts (100,000 tokens, with the
+    usual range of new tokens a prompt)."""
     decoder = Decoder(model, dtype, row_invariant)
     generator = random.Random(seed)
     count = max(1, round(96 * scale))
@@ -160,7 +166,7 @@ def equality(
         [generator.randrange(model.config.vocabulary_size) for _ in range(generator.randint(1, 90))]
         for _ in range(count)
     ]
-    limits = [generator.randint(150, 270) for _ in prompts]
+    limits = [generator.randint(*new_tokens) for _ in prompts]
     expected = [decoder.generate([prompt], limit).tokens[0] for prompt, limit in zip(prompts, limits, strict=True)]
     hashes = {"next-token": ids_hash(expected)}
     compared, found = 0, []
