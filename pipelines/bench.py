@@ -141,7 +141,17 @@ def _decode_checkpoint(subject: DecodeSubject, checkpoint: Path) -> dict[str, An
             _progress,
         )
         facts: dict[str, Any] = json.loads((Path(directory) / "decoding.json").read_text(encoding="utf-8"))
-    found = {"subject": "decode", "checkpoint": str(checkpoint), "text": "greedy", **facts}
+    where = {"model": checkpoint.name, "arrangement": model.config.arrangement}
+    cases = [where | row for row in facts["rows"]]
+    found = {
+        "subject": "decode",
+        "checkpoint": str(checkpoint),
+        "text": "greedy",
+        **facts,
+        "cases": cases,
+        "lossless": all(case["lossless"] for case in cases),
+        "rows": cases,
+    }
     if subject.transformers:
         found |= _beside_transformers(subject, model, text, facts["rows"])
     return found

@@ -21,8 +21,10 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="a trained model's directory")
     parser.add_argument("prompt", metavar="PROMPT", help="text to continue")
     parser.add_argument(
-        "--k", type=_heads, default="adaptive",
-        help="prediction heads to use: 1 is next-token decoding; adaptive (the default) finds out what pays",
+        "--k",
+        type=heads,
+        help="prediction heads to use: 1 is next-token decoding; adaptive finds out what pays (default: adaptive; "
+        "all with --temperature, where a seed draws the same for a fixed k alone)",
     )  # fmt: skip
     parser.add_argument("--max-new-tokens", metavar="N", type=int, default=128, help="default: 128")
     parser.add_argument("--temperature", metavar="T", type=float, default=0.0, help="default: 0, the likeliest token")
@@ -37,8 +39,12 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _heads(text: str) -> int | str:
-    return text if text == "adaptive" else int(text)
+def heads(text: str) -> int | str:
+    """What --k takes."""
+    try:
+        return text if text == "adaptive" else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor adaptive") from None
 
 
 def wants_colour(out: TextIO) -> bool:
@@ -92,10 +98,10 @@ def generate(arguments: argparse.Namespace) -> None:
     print(flush=True)
     figures, forwards = made.statistics, len(made[0].runs)
     rate = f", {figures.tokens_per_second:,.0f} tokens/s" if figures.steps else ""
-    heads = f"k = {arguments.k} of {config.n_future_tokens}"
+    used = arguments.k or (config.n_future_tokens if arguments.temperature > 0 else "adaptive")
     print(
         f"{figures.tokens} tokens in {forwards} forwards: {figures.tokens / forwards:.2f} per forward{rate} "
-        f"({heads}, {arguments.dtype}, {opened.decoder.device.type})",
+        f"(k = {used} of {config.n_future_tokens}, {arguments.dtype}, {opened.decoder.device.type})",
         file=sys.stderr,
     )
 

@@ -143,7 +143,11 @@ def run_benchmark(
     page = {
         "config": dataclasses.asdict(config),
         "n_future_tokens": n,
-        "machine": describe(),
+        "machine": {
+            **describe(),
+            "read_gb_per_second": roofs.read_bytes_per_second / 1e9,
+            "matmul_gflops": roofs.flops_per_second / 1e9,
+        },
         "quiet": not dirty,
         "heldout_histogram": heldout,
         "rows": facts_of_rows,

@@ -16,6 +16,8 @@ from torch import Tensor
 
 PAGE = 64
 """Positions whose keys lie together, and the step in which the number of positions read grows."""
+MOST_BAGS = 16
+"""Lists of what sums take that are kept: one per number of rows and of pages."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,9 @@ class BagCache:
         self.keys = torch.zeros((layers, slots, kv_heads, self.pages, head_dim, PAGE), dtype=dtype, device=device)
         self.values = torch.zeros((layers, slots, kv_heads, self.pages * PAGE, head_dim), dtype=dtype, device=device)
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        self._bags = functools.lru_cache(maxsize=64)(self._make_bags)
+        self._bags_of: tuple[int, ...] = ()
+        self._bags: dict[tuple[int, int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        """Of the slots used last: what each sum takes, by what it depends on besides."""
 
     def write(self, first: int, count: int, where: Pass, keys_RJKE: Tensor, values_RJKE: Tensor) -> None:
         """Put the rows' keys and values of `count` layers from `first` on in their places."""
@@ -110,7 +114,12 @@ class BagCache:
         _, _, keys, values = self._layers(first, count)
         R, N, E = q_RNE.shape
         pages = where.S // PAGE
-        key_rows, key_starts, value_rows, value_starts = self._bags(where.slots, where.T, pages, count, N)
+        if where.slots != self._bags_of or len(self._bags) >= MOST_BAGS:
+            self._bags_of, self._bags = where.slots, {}
+        kind = (where.T, pages, count, N)
+        if kind not in self._bags:
+            self._bags[kind] = self._make_bags(where.slots, *kind)
+        key_rows, key_starts, value_rows, value_starts = self._bags[kind]
         weights = q_RNE.unsqueeze(2).expand(R, N, pages, E).reshape(-1)
         scores = _sums(keys, key_rows, key_starts, weights)
         scores_BTNS = scores.view(where.B, where.T, N, where.S) + where.mask_BT1S

@@ -125,13 +125,11 @@ def ids_hash(tokens: Sequence[Sequence[int]]) -> str:
 
 
 @torch.inference_mode()
-def row_noise(
-    model: MultiTokenTransformer, decoder: Decoder, prompts: Sequence[Sequence[int]], most_rows: int
-) -> float:
+def row_noise(decoder: Decoder, prompts: Sequence[Sequence[int]], most_rows: int) -> float:
     """The largest difference of a logit by the number of rows it is computed with: each prompt fed token by token, and
     in groups of up to `most_rows`, by the decoder's own passes."""
     network = decoder.network
-    network.prepare(max(map(len, prompts)) + 1, [0])
+    network.prepare(max(map(len, prompts)) + 1, drafting=False)
     largest = 0.0
     for prompt in prompts:
         passes = []
@@ -189,7 +187,7 @@ def equality(
                     place = next(p for p, pair in enumerate(zip(made[i], expected[i], strict=True)) if len({*pair}) > 1)
                     margin = _margin(decoder, [*prompts[i], *expected[i][:place]], expected[i][place], made[i][place])
                     found.append({"k": k, "batch": batch, "prompt": i, "position": place, "margin": margin})
-    noise = row_noise(model, decoder, prompts[:4], 16)
+    noise = row_noise(decoder, prompts[:4], 16)
     return {
         "dtype": str(dtype).removeprefix("torch."),
         "mode": "row-invariant" if row_invariant else "fast",

@@ -90,10 +90,10 @@ class DraftChain:
         self.stack = Stack(layers, config, dtype, row_invariant)
 
     def forward(
-        self, J: int, x_RD: Tensor, where: Pass, rows_Q: Tensor | None, asked: Pass, cache: Cache, eps: Tensor
+        self, J: int, x_RD: Tensor, where: Pass, rows_Q: Tensor | None, cache: Cache, eps: Tensor, first_read: bool
     ) -> Tensor:
         """Append all rows to the cache, from head 0's states x_RD: every head reads the one below at all of them."""
-        _, states = self.stack.forward(x_RD, where, cache, eps, kept=range(1, J + 1), depth=J)
+        _, states = self.stack.forward(x_RD, where, cache, eps, range(1, J + 1), first_read, depth=J)
         states_JRD = torch.stack(states)
         return rms_divide(states_JRD if rows_Q is None else states_JRD[:, rows_Q], eps)
 

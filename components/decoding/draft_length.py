@@ -2,7 +2,7 @@
 so far and by how often drafts at each place have been accepted of late."""
 
 import statistics
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 
 KEPT_TIMES = 7
@@ -68,6 +68,8 @@ class DraftLength:
         self._known = experience
         experience.another_text()
         self._since_longest = self._since_second = 0
+        self._catching_up = 0.0
+        """Seconds that the last return to the longest draft took beyond its usual step."""
 
     def acceptance(self) -> list[float]:
         """Per place of a draft, the share accepted of those that were reached."""
@@ -87,24 +89,28 @@ class DraftLength:
             self._since_second = 0
             return second
         longest = self.choices[-1]
-        surplus = self._seconds(sequences, longest) / self._seconds(sequences, best) - 1
+        surplus = (self._seconds(sequences, longest) + self._catching_up) / self._seconds(sequences, best) - 1
         if self._since_longest >= max(LEAST_STEPS_BETWEEN, surplus / REVISIT_SHARE):
             return longest
         return best
 
-    def saw(self, sequences: int, k: int, accepted: Sequence[int], seconds: float | None) -> None:
-        """What a step did: drafts accepted per sequence; seconds, if it was a step like others with this k."""
+    def saw(self, sequences: int, k: int, accepted: Sequence[int], seconds: float, usual: bool) -> None:
+        """What a step did: drafts accepted per sequence, seconds, and whether it was a step like others with this k."""
         self._since_longest = 0 if k == self.choices[-1] else self._since_longest + 1
         self._since_second += 1
-        if seconds is not None:
+        if usual:
             self._known.add(sequences, k, seconds)
+        elif k == self.choices[-1] and (known := self._known.seconds(sequences, k)) is not None:
+            self._catching_up = max(0.0, seconds - known)
         weight = 1 / len(accepted) ** 0.5  # the rows of a batch often do alike
+        counts = Counter(accepted)
+        reached = len(accepted)
         for place in range(k - 1):
-            reached = sum(count >= place for count in accepted)
-            passed = sum(count > place for count in accepted)
+            passed = reached - counts[place]
             keep = MEMORY if reached else 1.0
             self._known.tried[place] = self._known.tried[place] * keep + reached * weight
             self._known.accepted[place] = self._known.accepted[place] * keep + passed * weight
+            reached = passed
 
     def _tokens(self, k: int) -> float:
         """Tokens per forward to be expected."""

@@ -8,8 +8,9 @@ nothing is drafted and nothing else is done.
 """
 
 import copy
+import operator
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +25,8 @@ from components.decoding.room import check_room
 from components.decoding.sampling import ACCEPT, CHOOSE, DRAFT, Samplers, Sampling, accept, draw
 from components.model.transformer import MultiTokenTransformer
 
+OnStep = Callable[[Mapping[int, list[int]]], None]
+"""Told the new tokens of the prompts that got some, by the prompt's number."""
 AcceptedCounts = Callable[[int, int], Tensor]
 """(sequences, k) to numbers of drafts in 0..k-1, (B,): what counts as accepted in a synthetic run."""
 
@@ -89,6 +92,7 @@ class Decoder:
         self.dtype = dtype
         asked, row_invariant = row_invariant, dtype == torch.bfloat16 if row_invariant is None else row_invariant
         if draft_vocabulary is not None:
+            draft_vocabulary = list(dict.fromkeys(int(token) for token in draft_vocabulary))
             wrong = [token for token in draft_vocabulary if not 0 <= token < self.config.vocabulary_size]
             if wrong or not draft_vocabulary:
                 raise ValueError(
@@ -127,7 +131,7 @@ class Decoder:
         k: int | Literal["adaptive"] = 1,
         stop_ids: Collection[int] = frozenset(),
         stop: Callable[[int, list[int]], bool] | None = None,
-        on_step: Callable[[list[list[int]]], None] | None = None,
+        on_step: OnStep | None = None,
         sampling: Sampling | Sequence[Sampling] = Sampling(),  # noqa: B008 (frozen)
         batch: int | None = None,
         draw_accepted: AcceptedCounts | None = None,
@@ -137,10 +141,10 @@ class Decoder:
         prompts: token ids, of any lengths. max_new_tokens: for all, or one limit per prompt. k: prediction heads
         used, 1 for next-token decoding; "adaptive" chooses before every step (`draft_length`). A sequence ends after
         a token of `stop_ids`, or when `stop(row, tokens)` is true of its new tokens so far; both are asked after every
-        token in turn, whatever k. on_step: called with the new tokens per prompt after the prompts were read and
-        after every step. sampling: for all, or one per prompt. batch: sequences decoded together, as others end the
-        next ones take their place; None: all. draw_accepted: for timing only: so many drafts count as accepted,
-        whether they are right or not; the work is all done, the text is invalid.
+        token in turn, whatever k. on_step: told the new tokens after prompts were read and after every step.
+        sampling: for all, or one per prompt. batch: sequences decoded together, as others end the next ones take their
+        place; None: all. draw_accepted: for timing only: so many drafts count as accepted, whether they are right or
+        not; the work is all done, the text is invalid.
         ValueError: k, a prompt, a limit or the batch out of range, or more than the memory that is free.
         """
         limits = self._checked_limits(prompts, max_new_tokens, k)
@@ -161,6 +165,8 @@ class Decoder:
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], k: int | str
     ) -> list[int]:
         n, vocabulary = self.config.n_future_tokens, self.config.vocabulary_size
+        if isinstance(k, bool) or not (k == "adaptive" or isinstance(k, int)):
+            raise ValueError(f"k is {k!r}; it must be a whole number in 1..{n}, or 'adaptive'")
         if k != "adaptive" and not (isinstance(k, int) and 1 <= k <= n):
             why = "it was trained without further heads, so there is nothing to draft with" if n == 1 else ""
             raise ValueError(
@@ -176,7 +182,13 @@ class Decoder:
                     f"prompt {row} holds token {wrong}; the model's vocabulary is 0..{vocabulary - 1}: "
                     "was it encoded with this checkpoint's tokenizer?"
                 )
-        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+        every = [max_new_tokens] * len(prompts) if not isinstance(max_new_tokens, Sequence) else list(max_new_tokens)
+        try:
+            limits = [operator.index(limit) for limit in every]
+        except TypeError:
+            raise ValueError(
+                f"max_new_tokens is {max_new_tokens!r}; it must be a whole number, or one a prompt"
+            ) from None
         if len(limits) != len(prompts):
             raise ValueError(f"max_new_tokens has {len(limits)} limits for {len(prompts)} prompts; give one each")
         if any(limit < 1 for limit in limits):
@@ -213,8 +225,9 @@ class _Loop:
         self.length = DraftLength(n, experience) if k == "adaptive" and n > 1 else None
         # the last token is never fed, but drafts beside the last but one may lie beyond the limit
         capacity = max(len(p) + limit for p, limit in zip(prompts, limits, strict=True)) + most - 1
+        network.prepare(0, most > 1)
         check_room(network, batch, capacity, most, any(s.temperature > 0 for s in samplings), max(map(len, prompts)))
-        network.prepare(capacity, [k - 1 for k in (self.length.choices if self.length else [most])])
+        network.prepare(capacity, most > 1)
         self.live = Live(network, batch, capacity, most - 1)
         device = self.device = network.device
         self.stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device) if stop_ids else None
@@ -234,7 +247,7 @@ class _Loop:
         self.last_k = 0
         self.prefill_seconds = time.perf_counter() - self.started
 
-    def run(self, on_step: Callable[[list[list[int]]], None] | None) -> Generation:
+    def run(self, on_step: OnStep | None) -> Generation:
         while True:
             told = len(self.emitted)
             if self.waiting and self.live.free:
@@ -255,7 +268,8 @@ class _Loop:
         decode_seconds = sum(step.seconds for step in self.steps)
         seconds = dict(self.live.seconds)
         seconds["host"] = decode_seconds - sum(seconds[part] for part in PARTS if part != "host")
-        tokens, runs = _by_prompt(self.emitted, len(self.prompts))
+        found = _by_prompt(self.emitted)
+        tokens, runs = ([found[row][part] for row in range(len(self.prompts))] for part in range(2))
         return Generation(tokens, runs, self.steps, seconds, self.finished, self.prefill_seconds, decode_seconds)
 
     def _join(self, row: int) -> None:
@@ -299,13 +313,12 @@ class _Loop:
                 self.drafted = logits_JBTV[:, every_B, accepted_B].transpose(0, 1)
             accepted = accepted_B.tolist()
             self._emit(tokens_BT, accepted_B + 1)
-        seconds = time.perf_counter() - began
         caught_up = live.caught_up if live.caught_up > max(1, self.last_k) else 0
-        self.steps.append(Step(k, accepted, seconds, caught_up))
         if self.length is not None:
             # where heads had to catch up, or drafts were made before and during the step, it took longer than usual
-            unusual = caught_up or at_once != drafted_before
-            self.length.saw(B, k, accepted, None if unusual else seconds)
+            usual = not caught_up and at_once == drafted_before
+            self.length.saw(B, k, accepted, time.perf_counter() - began, usual)
+        self.steps.append(Step(k, accepted, time.perf_counter() - began, caught_up))
         self.last_k = k
 
     def _drafts(self, logits_BJU: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -394,19 +407,17 @@ class _Loop:
         if self.drafted is not None:
             self.drafted = self.drafted[kept]
 
-    def _news(self, told: int) -> list[list[int]]:
-        """What was emitted from entry `told` on, per prompt."""
-        return _by_prompt(self.emitted[told:], len(self.prompts))[0]
+    def _news(self, told: int) -> dict[int, list[int]]:
+        """What was emitted from entry `told` on, by prompt."""
+        return {row: tokens for row, (tokens, _) in _by_prompt(self.emitted[told:]).items()}
 
 
-def _by_prompt(
-    emitted: Sequence[tuple[Tensor, Tensor, Tensor]], prompts: int
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Tokens, and lengths of runs, per prompt."""
-    tokens: list[list[int]] = [[] for _ in range(prompts)]
-    runs: list[list[int]] = [[] for _ in range(prompts)]
+def _by_prompt(emitted: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[int, tuple[list[int], list[int]]]:
+    """Tokens, and lengths of runs, of every prompt that got some."""
+    found: dict[int, tuple[list[int], list[int]]] = {}
     for entry in emitted:
         for row, new, count in zip(*(part.tolist() for part in entry), strict=True):
-            tokens[row] += new[:count]
-            runs[row].append(count)
-    return tokens, runs
+            tokens, runs = found.setdefault(row, ([], []))
+            tokens += new[:count]
+            runs.append(count)
+    return found

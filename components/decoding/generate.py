@@ -10,7 +10,7 @@ file.
 """
 
 import codecs
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, overload
@@ -135,7 +135,7 @@ def generate(
     model: Path | str | Opened | Decoder | MultiTokenTransformer,
     prompts: str | Sequence[str] | Sequence[Sequence[int]],
     max_new_tokens: int | Sequence[int] = 128,
-    k: int | Literal["adaptive"] = "adaptive",
+    k: int | Literal["adaptive"] | None = None,
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -145,14 +145,17 @@ def generate(
     batch: int | None = None,
     on_text: OnText | None = None,
     tokenizer: Tokenizer | None = None,
+    sampling: Sequence[Sampling] | None = None,
 ) -> Generated:
     """Continue prompts, several tokens per forward where the model's further heads guess right.
 
     model: a checkpoint's path, what `open_checkpoint` returns, or a model or decoder in memory. prompts: one text,
     several, or lists of token ids; texts need a tokenizer, the checkpoint's or `tokenizer`, and begin with its BOS
-    mark. k: prediction heads used: 1 is next-token decoding, "adaptive" measures while running which number pays;
-    what comes out is the same, sampled as well in distribution. temperature, top_k, top_p: as `Sampling` has them;
-    prompt i draws with `seed` + i. stop: strings at which a completion ends, looked for in the bytes that the
+    mark. k: prediction heads used: 1 is next-token decoding, "adaptive" measures while running which number pays.
+    None: adaptive when greedy, as that changes nothing of what comes out, and all heads when sampled: there the
+    distribution is the same whatever k, but the very draw of a seed is so for a fixed k alone. temperature, top_k,
+    top_p: as `Sampling` has them; prompt i draws with `seed` + i. sampling: in their place, one `Sampling` per prompt.
+    stop: strings at which a completion ends, looked for in the bytes that the
     tokenizer decodes to, wherever token borders lie; `stop_ids`: tokens, the end mark aside. batch: sequences decoded
     together (None: all); as some end, waiting ones take their place. on_text: streaming; text that may be the
     beginning of a stop string, and bytes of an unfinished character, are held back.
@@ -166,15 +169,25 @@ def generate(
     if stops and tokenizer is None:
         raise ValueError("stop strings need a tokenizer; give tokenizer=…, or stop_ids")
     ids = _encoded(prompts, tokenizer, opened.context_length)
-    samplings = [Sampling(temperature, top_k, top_p, seed + i) for i in range(len(ids))]
+    samplings = sampling or [Sampling(temperature, top_k, top_p, _wrapped(seed + i)) for i in range(len(ids))]
+    if k is None:
+        heads = opened.decoder.config.n_future_tokens
+        k = heads if any(each.temperature > 0 for each in samplings) else "adaptive"
+    if on_text is not None and tokenizer is None:
+        raise ValueError("on_text needs a tokenizer to make text; give tokenizer=…")
     ends = {*stop_ids} | ({tokenizer.eos_id} if tokenizer is not None else set())
     texts = [_Text(tokenizer, stops, set(stop_ids)) for _ in ids]
 
-    def tell(new: list[list[int]]) -> None:
-        for row, tokens in enumerate(new):
-            if tokens and on_text is not None and tokenizer is not None:
-                on_text(row, texts[row].read(tokens), len(tokens))
+    def tell(new: Mapping[int, list[int]]) -> None:
+        assert on_text is not None
+        for row, tokens in new.items():
+            text = texts[row]
+            shown = text.read(tokens)
+            if text.tokens == limits[row] or text.ended(tokens) != "limit":
+                shown += text.rest()
+            on_text(row, shown, len(tokens))
 
+    limits = [max_new_tokens] * len(ids) if not isinstance(max_new_tokens, Sequence) else list(max_new_tokens)
     made = opened.decoder.generate(
         ids, max_new_tokens, k,
         stop_ids=ends,
@@ -186,8 +199,6 @@ def generate(
     completions = []
     for row, (tokens, runs, seconds) in enumerate(zip(made.tokens, made.runs, made.finished_seconds, strict=True)):
         text = texts[row]
-        if on_text is not None and tokenizer is not None and (rest := text.rest()):
-            on_text(row, rest, 0)
         completions.append(Completion(tokens, text.of(tokens), text.ended(tokens), runs, seconds))
     return Generated(tuple(completions), statistics_of(made))
 
@@ -230,6 +241,8 @@ def _encoded(
     prompts: str | Sequence[str] | Sequence[Sequence[int]], tokenizer: Tokenizer | None, context: int | None
 ) -> list[list[int]]:
     listed: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+    if any(not isinstance(prompt, str) and not hasattr(prompt, "__len__") for prompt in listed):
+        raise ValueError(f"prompts is {prompts!r}; give a text, several, or a list of lists of token ids")
     ids: list[list[int]] = []
     for row, prompt in enumerate(listed):
         if isinstance(prompt, str):
@@ -246,6 +259,11 @@ def _encoded(
     return ids
 
 
+def _wrapped(seed: int) -> int:
+    """A seed as 64 bits with a sign."""
+    return (seed + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 class _Text:
     """The text of one completion as its tokens come."""
 
@@ -255,6 +273,8 @@ class _Text:
         self._stopped = False
         self._told = b""
         self._bytes = b""
+        self.tokens = 0
+        """Tokens read so far."""
         self._reader = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def stops_with(self, token: int) -> bool:
@@ -280,6 +300,7 @@ class _Text:
     def read(self, tokens: Sequence[int]) -> str:
         """What may be shown after these next tokens."""
         assert self._tokenizer is not None
+        self.tokens += len(tokens)
         self._bytes += self._tokenizer.decode_bytes(tokens)
         shown = self._cut(self._bytes)
         if len(shown) == len(self._bytes):  # its end may be a stop string's beginning

@@ -85,11 +85,18 @@ class RowInvariantMatrix:
     and more than a block are done block by block.
     """
 
-    def __init__(self, inner: "PlainMatrix | PackedMatrix", width: int, weight: Tensor) -> None:
+    def __init__(self, inner: "PlainMatrix | PackedMatrix", weight: Tensor) -> None:
         self.inner = inner
-        self._padded = _padded_counts(inner, width, weight)
+        self._shape, self._dtype, self._device = tuple(weight.shape), weight.dtype, weight.device
+        self._try()
+
+    def _try(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._padded = _padded_counts(self.inner, self._shape, self._dtype, self._device)
 
     def __call__(self, x_RI: Tensor) -> Tensor:
+        if torch.get_num_threads() != self._threads:
+            self._try()
         R = x_RI.shape[0]
         if R > BLOCK:
             return torch.cat([self(part) for part in torch.split(x_RI, BLOCK)])
@@ -107,31 +114,39 @@ Matrix = PlainMatrix | PackedMatrix | MixedMatrix | RowInvariantMatrix
 _known_counts: dict[tuple[object, ...], tuple[int, ...] | None] = {}
 
 
-def _padded_counts(inner: PlainMatrix | PackedMatrix, width: int, weight: Tensor) -> tuple[int, ...]:
-    """Entry R: the rows to compute for R, up to a block. Tried once per shape. NotInvariant where none agree."""
-    key = (type(inner), tuple(weight.shape), weight.dtype, weight.device, torch.get_num_threads())
+def _padded_counts(
+    inner: PlainMatrix | PackedMatrix, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[int, ...]:
+    """Entry R: the rows to compute for R, up to a block. Tried once per shape and number of threads. NotInvariant where
+    none agree."""
+    key = (type(inner), shape, dtype, device, torch.get_num_threads())
     if key not in _known_counts:
-        _known_counts[key] = _agreeing(inner, width, weight)
+        _known_counts[key] = _agreeing(inner, shape[1], dtype, device)
     found = _known_counts[key]
     if found is None:
-        raise NotInvariant(f"products of {tuple(weight.shape)} in {weight.dtype} on {weight.device}")
+        raise NotInvariant(f"products of {shape} in {dtype} on {device}")
     return found
 
 
-def _agreeing(inner: PlainMatrix | PackedMatrix, width: int, weight: Tensor) -> tuple[int, ...] | None:
-    """Compare random rows in a block with the same rows at other places and in smaller numbers, on one thread and on
-    all: two orders of summation agree in all of a block's random sums by chance alone, which does not happen."""
+def _agreeing(
+    inner: PlainMatrix | PackedMatrix, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[int, ...] | None:
+    """Compare random rows in a block, on one thread, with the same rows at other places and in smaller numbers, on one
+    thread and on all: two orders of summation agree in all of a block's random sums by chance alone, which does not
+    happen."""
     generator = torch.Generator().manual_seed(0)
-    x_RI = torch.randn((BLOCK, width), generator=generator).to(weight.device, weight.dtype)
+    x_RI = torch.randn((BLOCK, width), generator=generator).to(device, dtype)
     # all small numbers, and of large ones some: a matrix of 32,000 symbols takes milliseconds a time
     candidates = [R for R in range(LEAST_ROWS, BLOCK) if R <= 16 or R % 8 == 0]
-    expected = inner(x_RI)
     threads = torch.get_num_threads()
     agreeing = set(candidates)
     try:
+        torch.set_num_threads(1)
+        expected = inner(x_RI)
         for number in {1, threads}:
             torch.set_num_threads(number)
-            if not torch.equal(inner(x_RI.roll(1, 0)).roll(-1, 0), expected):
+            places = inner(x_RI), inner(x_RI.roll(1, 0)).roll(-1, 0)
+            if not all(torch.equal(found, expected) for found in places):
                 return None
             for R in candidates:
                 start = BLOCK - R  # others than the first rows, so that places differ as well
@@ -168,7 +183,7 @@ def matrix(weight_OI: Tensor, row_invariant: bool = False) -> Matrix:
     packed = weight_OI.device.type == "cpu" and packing_works(weight_OI.dtype)
     if row_invariant:
         inner = PackedMatrix(weight_OI) if packed else PlainMatrix(weight_OI)
-        return RowInvariantMatrix(inner, weight_OI.shape[1], weight_OI)
+        return RowInvariantMatrix(inner, weight_OI)
     if not packed:
         return PlainMatrix(weight_OI)
     if weight_OI.dtype == torch.float32:

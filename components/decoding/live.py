@@ -84,7 +84,9 @@ class Live:
             assert read_SRD is not None
             self._read[slot, :T] = read_SRD[0]
             last = torch.tensor([T - 1], device=self.device)
-            self.network.draft_layer_states(self.heads, read_SRD[0], where, last, where.last(), self.draft_cache)
+            self.network.draft_layer_states(
+                self.heads, read_SRD[0], where, last, where.last(), self.draft_cache, first_read=True
+            )
         elif self.heads:
             assert read_SRD is not None
             state_S1D, before = read_SRD[:, -1:], self._state_SBD

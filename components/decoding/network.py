@@ -45,12 +45,12 @@ class Network:
         self.eps = torch.tensor((self.config.dim * self.config.norm_eps) ** 0.5, device=self.device)
         self.angles_PC = torch.empty(0, self.config.head_dim // 2, dtype=torch.complex64)
         self._model = model
-        self._on_bags = self.device.type == "cpu" and bags_are_fast()
+        # sums of rows give a row the same bits beside any others, whether they are the fastest way or not
+        self._on_bags = row_invariant or (self.device.type == "cpu" and bags_are_fast())
         self.cache_dtype = self._cache_dtype(_layers([*model.trunk, *model.prediction_heads]))
         self._layer_heads: DraftLayers | DraftChain | None = None
         self._head_matrices: DraftMatrices | None = None
         self._draft_unembedding: Matrix | None = None
-        self._own_unembeddings: dict[int, Matrix] = {}
         self._unembedding_seconds: dict[int, float] = {}
 
     def _cache_dtype(self, layers: Sequence[Layer]) -> torch.dtype:
@@ -70,15 +70,10 @@ class Network:
         """Whether drafting heads have layers of their own, with a cache."""
         return self.config.arrangement in ("parallel", "causal")
 
-    def prepare(self, capacity: int, heads: Sequence[int]) -> None:
-        """Have what drafts of these lengths need, and rotary angles for positions below `capacity`. Kept for later
-        calls, as far as it does not depend on them."""
-        if any(heads):
+    def prepare(self, capacity: int, drafting: bool) -> None:
+        """Have the drafting heads' weights, and rotary angles for positions below `capacity`. Kept for later calls."""
+        if drafting and self.config.n_future_tokens > 1:
             self._prepare_heads()
-        if self.config.arrangement == "replicated":
-            for J in heads:
-                if J:
-                    self._own_unembedding(J)
         if self.angles_PC.shape[0] < capacity:
             positions = torch.arange(capacity, device=self.device)
             cos, sin = rotary_table(positions, self.config.head_dim, self.config.rope_theta)
@@ -87,7 +82,8 @@ class Network:
 
     def _prepare_heads(self) -> None:
         heads, dtype, invariant = self._model.prediction_heads, self.dtype, self.row_invariant
-        if self.draft_ids is not None and self._draft_unembedding is None:
+        replicated = self.config.arrangement == "replicated"
+        if self.draft_ids is not None and not replicated and self._draft_unembedding is None:
             weight = self._model.head_unembedding(0).weight[self.draft_ids] * self._final
             self._draft_unembedding = matrix(weight.to(dtype), invariant)
         if self.config.arrangement == "parallel" and self._layer_heads is None:
@@ -97,6 +93,11 @@ class Network:
         elif self.config.arrangement == "linear" and self._head_matrices is None:
             matrices = [head for head in heads if isinstance(head, nn.Linear)]
             self._head_matrices = DraftMatrices(matrices, dtype, invariant)
+        elif replicated and self._draft_unembedding is None:
+            tables = [self._model.head_unembedding(i).weight for i in range(1, self.config.n_future_tokens)]
+            if self.draft_ids is not None:
+                tables = [table[self.draft_ids] for table in tables]
+            self._draft_unembedding = matrix((torch.cat(tables) * self._final).to(dtype), invariant)
 
     def main_cache(self, slots: int, capacity: int) -> Cache:
         return self._cache(len(self.main_layers), slots, capacity)
@@ -143,10 +144,19 @@ class Network:
         return self._unembedding_seconds[size]
 
     def draft_layer_states(
-        self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor | None, asked: Pass, cache: Cache
+        self,
+        J: int,
+        z_RD: Tensor,
+        where: Pass,
+        rows_Q: Tensor | None,
+        asked: Pass,
+        cache: Cache,
+        first_read: bool = False,
     ) -> Tensor:
         """States of heads 1..J that have layers, h_JQD, normed; see `draft_heads`."""
         assert self._layer_heads is not None
+        if isinstance(self._layer_heads, DraftChain):
+            return self._layer_heads.forward(J, z_RD, where, rows_Q, cache, self.eps, first_read)
         return self._layer_heads.forward(J, z_RD, where, rows_Q, asked, cache, self.eps)
 
     def draft_states(self, J: int, read_SQD: Tensor) -> Tensor:
@@ -162,19 +172,12 @@ class Network:
     def draft_logits(self, J: int, h_JQD: Tensor) -> Tensor:
         """Logits of heads 1..J, (J, Q, U). `replicated` heads read one state, h_1QD."""
         Q = h_JQD.shape[1]
-        if self.config.arrangement == "replicated":
-            return self._own_unembedding(J)(padded(h_JQD[0]))[:Q].view(Q, J, -1).transpose(0, 1)
+        if self.config.arrangement == "replicated":  # one product for all heads: their tables are small
+            assert self._draft_unembedding is not None
+            heads = self.config.n_future_tokens - 1
+            return self._draft_unembedding(padded(h_JQD[0]))[:Q].view(Q, heads, -1)[:, :J].transpose(0, 1)
         unembedding = self._draft_unembedding or self.unembedding
         return unembedding(padded(h_JQD.flatten(0, 1)))[: J * Q].view(J, Q, -1)
-
-    def _own_unembedding(self, J: int) -> Matrix:
-        if J not in self._own_unembeddings:
-            tables = [self._model.head_unembedding(i).weight for i in range(1, J + 1)]
-            if self.draft_ids is not None:
-                tables = [table[self.draft_ids] for table in tables]
-            weight = torch.cat(tables) * self._final
-            self._own_unembeddings[J] = matrix(weight.to(self.dtype), self.row_invariant)
-        return self._own_unembeddings[J]
 
     def _read_by_drafts(self) -> Sequence[int]:
         """The numbers of main layers after which stands what the drafting heads read."""

@@ -19,7 +19,9 @@ def needed_bytes(network: Network, batch: int, capacity: int, k: int, sampled: b
     # logits of all heads at all positions; sampling has a few copies in float32 and float64
     logits = batch * k * config.vocabulary_size * (2 * value + (40 if sampled else 0))
     prompt = longest_prompt * (6 * config.dim + 3 * config.ffn_width) * value
-    return caches + kept + logits + prompt
+    # the lists that attention's sums take, 8 bytes a row of the cache and query, for two numbers of rows or pages
+    bags = 2 * 8 * batch * k * config.n_attention_heads * capacity * (1 + config.head_dim // PAGE)
+    return caches + kept + logits + prompt + bags
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -80,7 +80,8 @@ class Samplers:
         best = logits_BTV.argmax(-1, keepdim=True)
         greedy_B11 = (self.temperature_B == 0)[:, None, None]
         temperature = torch.where(self.temperature_B == 0, 1.0, self.temperature_B)[:, None, None]
-        p_BTV = (logits_BTV / temperature).softmax(-1)
+        # from the largest down, so that no temperature is too small to divide by
+        p_BTV = ((logits_BTV - logits_BTV.amax(-1, keepdim=True)) / temperature).softmax(-1)
         if bool((self.top_k_B > 0).any() | (self.top_p_B < 1).any()):
             p_BTV = self._cut(p_BTV)
         return torch.where(greedy_B11, torch.zeros_like(p_BTV).scatter_(-1, best, 1.0), p_BTV)

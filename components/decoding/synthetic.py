@@ -244,12 +244,14 @@ def beside_transformers(
 ) -> dict[str, Any]:
     """Next-token decoding of the same weights by transformers and by this engine, in turns, and transformers' prompt
     lookup, which takes one sequence. By batch; empty where transformers is not installed."""
+    from components.decoding.peers import Transformers
+
+    model = random_model(size.model, seed, device)
     try:
-        from components.decoding.peers import Transformers
+        peer = Transformers(model, dtype)
     except ImportError:
         return {}
-    model = random_model(size.model, seed, device)
-    decoder, peer = Decoder(model, dtype), Transformers(model, dtype)
+    decoder = Decoder(model, dtype)
     torch.set_num_threads(cores)
     found = {}
     for batch in batches:

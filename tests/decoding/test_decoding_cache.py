@@ -52,7 +52,7 @@ def poison(live: Live, value: float) -> None:
 def decode(net: Network, prompts: list[list[int]], poisoned: bool, k: int) -> list[Tensor]:
     """Steps with a fixed pattern of acceptance (right or not: what is accepted is then the past), one sequence
     leaving after some steps, and another taking its place. Every logit that the passes return is kept."""
-    net.prepare(80, [k - 1])
+    net.prepare(80, k > 1)
     live = Live(net, len(prompts), 80, k - 1)
     seen = [live.join(prompt) for prompt in prompts]
     last_B = torch.cat(seen).argmax(-1)

@@ -37,7 +37,7 @@ def simulated(
                 count += 1
             accepted.append(count)
         took = r[k] * (1 + 0.05 * generator.random())
-        length.saw(sequences, k, accepted, took)
+        length.saw(sequences, k, accepted, took, True)
         tokens += sum(accepted) + sequences
         seconds += took
         at_best += k == best
@@ -68,7 +68,7 @@ def test_it_follows_when_acceptance_changes() -> None:
     for step in range(1200):
         k = length.choose(1)
         good = 400 <= step < 800
-        length.saw(1, k, [(k - 1) if good else 0], r[k])
+        length.saw(1, k, [(k - 1) if good else 0], r[k], True)
         chosen.append(k)
     assert chosen[300:400].count(1) > 85
     assert chosen[700:800].count(4) > 85

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from components.decoding import kernels
-from components.decoding.checks import equality
+from components.decoding.checks import equality, row_noise
 from components.decoding.engine import Decoder
 from components.decoding.kernels import LEAST_ROWS, PackedMatrix, RowInvariantMatrix, matrix
 from components.decoding.sampling import Sampling
@@ -94,7 +94,7 @@ def test_numbers_of_rows_that_sum_otherwise_are_padded() -> None:
     weight = torch.eye(8)
     inner = Odd(weight)
     kernels._known_counts.clear()
-    product = RowInvariantMatrix(inner, 8, weight)  # type: ignore[arg-type]
+    product = RowInvariantMatrix(inner, weight)  # type: ignore[arg-type]
     inner.rows.clear()
     x_RI = torch.randn((64, 8), generator=torch.Generator().manual_seed(0))
     for R in range(1, 65):
@@ -141,3 +141,30 @@ def test_the_benchmark_explains_what_differs(row_invariant: bool, monkeypatch: p
     assert bool(found["differences"]) == (not row_invariant)
     assert len(found["hashes"]) == 3 * 5
     assert all(0 <= difference["margin"] <= found["row_noise"] for difference in found["differences"])
+
+
+def test_without_fast_sums_the_mode_keeps_its_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bags are not the fast way, the mode takes them all the same: other attention gives rows other bits."""
+    monkeypatch.setattr("components.decoding.network.bags_are_fast", lambda: False)
+    decoder = Decoder(dull_model("parallel"), torch.float32, row_invariant=True)
+    assert row_noise(decoder, prompts_of(1031, (30, 70)), 5) == 0
+
+
+def test_another_number_of_threads_is_tried_anew() -> None:
+    """A product that is off for some rows on two threads alone."""
+
+    class Odd:
+        def __call__(self, x_RI: Tensor) -> Tensor:
+            return x_RI + (torch.get_num_threads() == 2 and x_RI.shape[0] == 9) * 1e-3
+
+    before = torch.get_num_threads()
+    kernels._known_counts.clear()
+    try:
+        torch.set_num_threads(1)
+        product = RowInvariantMatrix(Odd(), torch.eye(8))  # type: ignore[arg-type]
+        x_RI = torch.ones((9, 8))
+        torch.set_num_threads(2)
+        assert torch.equal(product(x_RI), x_RI)
+    finally:
+        torch.set_num_threads(before)
+        kernels._known_counts.clear()

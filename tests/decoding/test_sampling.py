@@ -189,6 +189,28 @@ def test_random_numbers_are_even_and_unrelated() -> None:
     assert correlations.abs().max() < 0.04
 
 
+def test_a_restricted_draft_vocabulary_leaves_the_distribution() -> None:
+    """Symbols given twice among them, which must count once."""
+    V, total = 6, 1500
+    model = hot_model(V)
+    expected = {}
+    for run in product(range(V), repeat=2):
+        with torch.inference_mode():
+            logits_TV = model(torch.tensor([[3, 1, run[0]]]), heads=1)[0, 0, 1:]
+        expected[run] = math.prod(float(row.softmax(0)[token]) for row, token in zip(logits_TV, run, strict=True))
+    samplings = [Sampling(1.0, seed=seed) for seed in range(total)]
+    decoder = Decoder(model, draft_vocabulary=[0, 0, 0, 1, 2])
+    made = decoder.generate([[3, 1]] * total, 2, k=3, sampling=samplings, batch=500)
+    assert -4 < chi_square(Counter(tuple(tokens) for tokens in made.tokens), expected, total) < 4
+
+
+def test_the_smallest_temperature_is_greedy() -> None:
+    """Dividing by it must not make numbers that are none."""
+    model = hot_model(50)
+    greedy = Decoder(model).generate([[1, 2]], 20).tokens
+    assert Decoder(model).generate([[1, 2]], 20, k=3, sampling=Sampling(1e-39)).tokens == greedy
+
+
 @pytest.mark.parametrize("k", [1, 3])
 def test_what_a_row_samples_depends_on_its_seed_alone(k: int) -> None:
     """Neighbours, their number, when they end and who comes after them change nothing; another seed does."""

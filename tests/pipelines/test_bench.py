@@ -90,6 +90,8 @@ def test_a_checkpoint_with_prompts_from_a_file(tmp_path: Path, capsys: pytest.Ca
         for batch in (1, 2)
         for k, arm in ((1, "next-token"), (2, "self-speculative"), (2, "adaptive"))
     ]
+    assert facts["lossless"] is True
+    assert {"model", "arrangement", "n_future_tokens", "step_ms", "limit_ms", "speedup"} <= set(facts["cases"][0])  # type: ignore[index]
     assert facts["same_tokens_as_transformers"] == {"1": True, "2": True}
     assert all(ratio > 0 for ratio in facts["vs_transformers"].values())  # type: ignore[attr-defined]
     assert bench.main([*QUICK, f"checkpoint={checkpoint}"]) == 2
