@@ -10,7 +10,8 @@ class DecodingConfig:
 
     heads: tuple[int, ...] | None = None
     """Prediction heads k used by the self-speculative arms; None: every k from 2 to the model's n. In a recipe those
-    above a model's n are left out for it. Next-token decoding (k = 1) always runs beside them."""
+    above a model's n are left out for it. Next-token decoding (k = 1) always runs beside them, and where n is among
+    them the number chosen while running."""
     batches: tuple[int, ...] = (1, 4)
     """Sequences decoded together; each size is an experiment of its own."""
     dtype: Literal["float32", "bfloat16"] = "float32"

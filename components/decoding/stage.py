@@ -13,7 +13,9 @@ def _decode_cost(at: Outlook) -> Cost:
     weights once and is bound by that."""
     config: DecodingConfig = at.config
     model = ModelConfig(**at.inputs[0]["model"])
-    arms = len(range(1, model.n_future_tokens) if config.heads is None else [k for k in config.heads if k > 1])
+    n = model.n_future_tokens
+    heads = [k for k in (range(2, n + 1) if config.heads is None else config.heads) if k > 1]
+    arms = len(heads) + (n in heads)  # and the number chosen while running
     rounds = (config.repeats + 1) * (1 + arms / 2)  # one round to warm up
     value_bytes = 2 if config.dtype == "bfloat16" else 4
     weights = value_bytes * model.n_parameters()

@@ -84,7 +84,7 @@ def _block(facts: Facts, decoded: Decoded) -> Markup:
         tag(
             "div",
             *(tag("figure", tag("figcaption", name), chart) for name, chart in figures),
-            paragraph(_explain(rows), class_="caption"),
+            paragraph(_explain(rows, bool(decoded.benchmark.adaptive)), class_="caption"),
             class_="figures",
         ),
         _table(rows, decoded.benchmark.adaptive),
@@ -174,7 +174,7 @@ def _table(rows: Sequence[DecodingRow], adaptive: Sequence[DecodingRow]) -> Mark
     return table(head, body)
 
 
-def _explain(rows: Sequence[DecodingRow]) -> str:
+def _explain(rows: Sequence[DecodingRow], chosen: bool) -> str:
     dtypes = " and ".join(sorted({row.dtype for row in rows}))
     repeats = max(row.repeated_4grams for row in rows)
     same = (
@@ -188,6 +188,7 @@ def _explain(rows: Sequence[DecodingRow]) -> str:
         f"{percent(repeats)} of the generated 4-grams repeat an earlier one of the same text: loops are easy to draft "
         f"and flatter the tokens per forward. The held-out column has none: it asks what the same heads would have had "
         f"accepted on real text."
+        + (" Rows with a chosen k take before every step the number of heads that has paid so far." if chosen else "")
     )
 
 
