@@ -187,7 +187,7 @@ class Pipeline:
         for name, timed in (
             ("models", {"training_seconds"}),
             ("finetuned", {"training_seconds"}),
-            ("decoding", {"r", "speedup", "speedup_low", "speedup_high", "tokens_per_second"}),
+            ("decoding", {"r", "speedup", "speedup_low", "speedup_high", "tokens_per_second", "row_seconds"}),
         ):
             kept[name] = [{key: value for key, value in row.items() if key not in timed} for row in found[name]]
         return kept
