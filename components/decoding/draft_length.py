@@ -15,6 +15,8 @@ ENOUGH = 4
 """Times after which a k's cost counts as known; one is enough for a k that is far from the best."""
 NEAR = 0.8
 """A k that would emit at least this share of the best one's tokens per second may be the best in truth."""
+TIE = 0.98
+"""Within this share of the most tokens per second the smaller k is taken: sequences then end closer together."""
 REFRESH_STEPS, VERY_NEAR = 24, 0.9
 """Steps after which the second best is tried again, if it is very near: the machine may have changed."""
 REVISIT_SHARE = 0.01
@@ -81,7 +83,9 @@ class DraftLength:
         if 0 in known.values():  # the longest first: what it shows of acceptance serves all
             return max(k for k in self.choices if not known[k])
         rate = {k: self._tokens(k) / self._seconds(sequences, k) for k in self.choices}
-        best, second = sorted(self.choices, key=lambda k: -rate[k])[:2]
+        top = max(rate.values())
+        best = min(k for k in self.choices if rate[k] >= TIE * top)
+        second = max((k for k in self.choices if k != best), key=lambda k: rate[k])
         near = [k for k in self.choices if rate[k] >= NEAR * rate[best] and known[k] < ENOUGH]
         if near:
             return min(near, key=lambda k: known[k])
