@@ -206,7 +206,7 @@ class DecodingRow:
     lossless: bool
     """Token for token equal to next-token decoding and to a cache-free full forward."""
     row_seconds: float = float("nan")
-    """Median over prompts of the time from the start of its batch to its last token."""
+    """Median over prompts of the time from the beginning of its reading to its last token."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Block:
     decode_seconds: float
     prefill_seconds: float
     row_seconds: list[float] = field(default_factory=list)
-    """Per prompt, from the start of its batch to its last token."""
+    """Per prompt, from the beginning of its reading to its last token."""
     parts_seconds: dict[str, float] = field(default_factory=dict)
     """All steps' time by part (`live.PARTS`)."""
     steps: int = 0
@@ -102,22 +102,20 @@ def decode_block(
     k: int | Literal["adaptive"],
     draw: AcceptedCounts | None = None,
 ) -> Block:
-    """Decode all prompts, `batch` at a time."""
-    block = Block([], [], [], [], 0.0, 0.0)
+    """Decode all prompts, `batch` at a time: as one ends, the next takes its place."""
     with watch_neighbours() as others:
-        for start in range(0, len(prompts), batch):
-            group = prompts[start : start + batch]
-            made: Generation = decoder.generate(group, new_tokens, k=k, draw_accepted=draw)
-            block.tokens += made.tokens
-            block.runs += made.runs
-            block.accepted += [count for step in made.steps for count in step.accepted]
-            block.full_step_seconds += [step.seconds for step in made.steps if len(step.accepted) == len(group)]
-            block.decode_seconds += made.decode_seconds
-            block.row_seconds += made.finished_seconds
-            block.steps += len(made.steps)
-            for part, seconds in made.seconds.items():
-                block.parts_seconds[part] = block.parts_seconds.get(part, 0.0) + seconds
-            block.prefill_seconds += made.prefill_seconds
+        made: Generation = decoder.generate(prompts, new_tokens, k=k, batch=batch, draw_accepted=draw)
+    block = Block(
+        made.tokens,
+        made.runs,
+        [count for step in made.steps for count in step.accepted],
+        [step.seconds for step in made.steps if len(step.accepted) == batch],
+        made.decode_seconds,
+        made.prefill_seconds,
+        [end - start for start, end in zip(made.joined_seconds, made.finished_seconds, strict=True)],
+        made.seconds,
+        len(made.steps),
+    )
     block.other_share, block.quiet = others.share, others.quiet
     return block
 

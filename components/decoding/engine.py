@@ -57,6 +57,8 @@ class Generation:
     """The steps' time by part, as `live.PARTS` names them."""
     finished_seconds: list[float] = field(default_factory=list)
     """Per prompt, from the call to its last token."""
+    joined_seconds: list[float] = field(default_factory=list)
+    """Per prompt, from the call until it was its turn to be read."""
     prefill_seconds: float = 0.0
     """Allocation, reading the prompts and the first token of each."""
     decode_seconds: float = 0.0
@@ -242,7 +244,7 @@ class _Loop:
         self.emitted: list[tuple[Tensor, Tensor, Tensor]] = []
         """Per step: the prompts' numbers, tokens, and how many of these each got."""
         self.texts: list[list[int]] = [[] for _ in prompts] if stop is not None else []
-        self.finished = [0.0] * len(prompts)
+        self.finished, self.joined = [0.0] * len(prompts), [0.0] * len(prompts)
         self.steps: list[Step] = []
         self.last_k = 0
         self.prefill_seconds = time.perf_counter() - self.started
@@ -270,10 +272,13 @@ class _Loop:
         seconds["host"] = decode_seconds - sum(seconds[part] for part in PARTS if part != "host")
         found = _by_prompt(self.emitted)
         tokens, runs = ([found[row][part] for row in range(len(self.prompts))] for part in range(2))
-        return Generation(tokens, runs, self.steps, seconds, self.finished, self.prefill_seconds, decode_seconds)
+        return Generation(
+            tokens, runs, self.steps, seconds, self.finished, self.joined, self.prefill_seconds, decode_seconds
+        )
 
     def _join(self, row: int) -> None:
         """Read a prompt and emit the token after it."""
+        self.joined[row] = time.perf_counter() - self.started
         logits_1V = self.live.join(self.prompts[row])
         sampler = Samplers.of([self.samplings[row]], self.device)
         if self.samplings[row].temperature > 0:

@@ -108,7 +108,7 @@ def _by_batch(chart_of: str, line: str, rows: Sequence[DecodingRow]) -> list[tup
 
     figures = [
         ("Throughput by batch", "tokens/s", 0, series(lambda row: row.tokens_per_second)),
-        ("Latency by batch", "s from start to a prompt's last token", 2, series(lambda row: row.row_seconds)),
+        ("Latency by batch", "s from reading a prompt to its last token", 2, series(lambda row: row.row_seconds)),
     ]
     return [
         (name, line_chart(f"{name.split()[0].lower()}-{chart_of}", lines, Axes("batch", unit, batches, digits=digits)))
