@@ -6,18 +6,14 @@ timed, reading the prompts is apart. Tokens are counted as ids.
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from components.decoding.engine import AcceptedCounts, Decoder, Generation
+from components.decoding.engine import Decoder, Generation
 from components.decoding.machine import watch_neighbours
-
-STRATA = 12
-"""Draws of acceptance among which each twelfth of the scale comes once."""
 
 
 @dataclass
@@ -100,11 +96,10 @@ def decode_block(
     batch: int,
     new_tokens: int,
     k: int | Literal["adaptive"],
-    draw: AcceptedCounts | None = None,
 ) -> Block:
     """Decode all prompts, `batch` at a time: as one ends, the next takes its place."""
     with watch_neighbours() as others:
-        made: Generation = decoder.generate(prompts, new_tokens, k=k, batch=batch, draw_accepted=draw)
+        made: Generation = decoder.generate(prompts, new_tokens, k=k, batch=batch)
     block = Block(
         made.tokens,
         made.runs,
@@ -207,29 +202,3 @@ def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
         "repeats_other_processes_share": [block.other_share for block in arm.blocks],
         "repeats_prefill_seconds": [block.prefill_seconds for block in arm.blocks],
     }
-
-
-def draws_with(acceptance: Sequence[float], seed: int) -> Callable[[int], AcceptedCounts]:
-    """Synthetic acceptance: a share acceptance[j] of the steps accepts at least j + 1 drafts. ValueError when the
-    shares are no such shares."""
-    if any(not 0 <= b <= a for a, b in zip((1.0, *acceptance), acceptance, strict=False)):
-        raise ValueError(f"acceptance is {list(acceptance)}; it must list shares in 0..1 that do not increase")
-
-    def of(arm: int) -> AcceptedCounts:
-        generator = torch.Generator().manual_seed(seed * 1000 + arm)
-        shares, waiting = torch.tensor(acceptance), torch.zeros(0)
-
-        def draw(sequences: int, k: int) -> Tensor:
-            # every few draws are spread evenly, so that short runs have the shares as well
-            nonlocal waiting
-            while len(waiting) < sequences:
-                spread = (
-                    torch.randperm(STRATA, generator=generator) + torch.rand(STRATA, generator=generator)
-                ) / STRATA
-                waiting = torch.cat((waiting, spread))
-            levels, waiting = waiting[:sequences, None], waiting[sequences:]
-            return (levels < shares[: k - 1]).sum(1)
-
-        return draw
-
-    return of

@@ -63,7 +63,7 @@ class Live:
         self._state_SBD: Tensor | None = None
         """What heads without layers read, at each sequence's last position."""
         self.caught_up = 0
-        """Positions that returning heads have had to make up for, in the last draft."""
+        """Positions of each sequence that the last `draft` gave to its heads' caches; the caller sets it back to 0."""
 
     @property
     def B(self) -> int:
@@ -159,7 +159,6 @@ class Live:
 
     def draft(self, heads: int) -> Tensor:
         """Logits of the first drafting heads at each sequence's last position, (B, J, U)."""
-        self.caught_up = 0
         with self.timed("heads"):
             if self.draft_cache is None:
                 assert self._state_SBD is not None

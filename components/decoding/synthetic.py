@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from components.decoding.arms import draws_with
-from components.decoding.engine import Decoder, Step
+from components.decoding.engine import AcceptedCounts, Decoder, Step
 from components.decoding.limits import step_limit
 from components.decoding.live import PARTS
 from components.decoding.machine import RoofMeter, watch_neighbours
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
+STRATA = 12
+"""Draws of acceptance among which each twelfth of the scale comes once."""
 CONTEXT = 160
 """Positions that limits count as read per sequence; prompts and new tokens lie around it."""
 
@@ -138,8 +140,8 @@ def time_cases(
         for arm in arms:
             say(f"{name} batch {batch}: warming up {arm.arm} {arm.k} {arm.mode}")
             _block(arm, prompts, seed, keep=False)
-        # long prompts of many sequences take most of a round: fewer of them
         quiet: list[bool | None] = []
+        # reading the prompts takes most of a round of many sequences: fewer of them
         for number in range(max(2, rounds - batch // 8)):
             say(f"{name} batch {batch}: round {number + 1}")
             with watch_neighbours() as others:
@@ -171,12 +173,32 @@ def _prompts(batch: int, vocabulary: int, seed: int) -> list[list[int]]:
 
 
 def _block(arm: Timed, prompts: Sequence[Sequence[int]], seed: int, keep: bool) -> None:
-    draw = draws_with(shares(arm.rates), seed)(0) if arm.rates else None
+    draw = draws_with(shares(arm.rates), seed) if arm.rates else None
     made = arm.decoder.generate(prompts, arm.new_tokens, k=arm.k, draw_accepted=draw)  # type: ignore[arg-type]
     if keep:
         arm.steps.append([step for step in made.steps if len(step.accepted) == len(prompts)])
         arm.seconds.append(made.seconds)
         arm.passes += len(made.steps)
+
+
+def draws_with(acceptance: Sequence[float], seed: int) -> AcceptedCounts:
+    """Synthetic acceptance: a share acceptance[j] of the steps accepts at least j + 1 drafts. ValueError when the
+    shares are no such shares."""
+    if any(not 0 <= b <= a for a, b in zip((1.0, *acceptance), acceptance, strict=False)):
+        raise ValueError(f"acceptance is {list(acceptance)}; it must list shares in 0..1 that do not increase")
+    generator = torch.Generator().manual_seed(seed)
+    shares, waiting = torch.tensor(acceptance), torch.zeros(0)
+
+    def draw(sequences: int, k: int) -> Tensor:
+        # every few draws are spread evenly, so that short runs have the shares as well
+        nonlocal waiting
+        while len(waiting) < sequences:
+            spread = torch.randperm(STRATA, generator=generator) + torch.rand(STRATA, generator=generator)
+            waiting = torch.cat((waiting, spread / STRATA))
+        levels, waiting = waiting[:sequences, None], waiting[sequences:]
+        return (levels < shares[: k - 1]).sum(1)
+
+    return draw
 
 
 def shares(rates: Sequence[float]) -> tuple[float, ...]:

@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from components.decoding.arms import Arm, decode_block, draws_with
 from components.decoding.checks import full_forward_mismatches, heldout_steps
 from components.decoding.engine import Decoder
+from components.decoding.synthetic import draws_with
 from components.model.acceptance import tokens_per_forward_of
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
@@ -151,11 +151,11 @@ def test_a_stretch_that_repeats_counts_by_its_steps() -> None:
 def test_synthetic_acceptance_has_the_given_shares() -> None:
     """The real drafts would all be wrong; the counted ones follow the distribution."""
     decoder = Decoder(table_model(3, {1: set(range(V))}))
-    draw = draws_with((0.8, 0.3), seed=0)(3)
-    arm = Arm(3, 4, blocks=[decode_block(decoder, [[1]] * 8, 4, 200, 3, draw)])
+    made = decoder.generate([[1]] * 8, 200, k=3, batch=4, draw_accepted=draws_with((0.8, 0.3), seed=0))
+    accepted = [count for step in made.steps for count in step.accepted]
     # 8 sequences of about 95 steps: a standard error below 0.02
-    assert arm.acceptance == pytest.approx((0.8, 0.3), abs=0.06)
-    assert arm.tokens_per_forward == pytest.approx(2.1, abs=0.08)
-    assert sum(arm.histogram) == len(arm.blocks[0].accepted)
+    for drafts, share in ((1, 0.8), (2, 0.3)):
+        assert sum(count >= drafts for count in accepted) / len(accepted) == pytest.approx(share, abs=0.06)
+    assert made.tokens_per_forward == pytest.approx(2.1, abs=0.08)
     with pytest.raises(ValueError, match="do not increase"):
         draws_with((0.3, 0.8), seed=0)

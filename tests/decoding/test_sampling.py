@@ -163,7 +163,7 @@ def test_sequences_are_sampled_with_the_models_probabilities(arrangement: str, s
 
 
 def test_a_wrong_rule_would_be_seen() -> None:
-    """Keeping what was sampled only where the draft matches a fresh draw, and else the draft: the error shows."""
+    """A fifth of the tokens from the drafts' distribution instead: the statistic shows it."""
     V, total = 6, 4000
     p = torch.tensor([0.4, 0.3, 0.1, 0.1, 0.05, 0.05])
     q = torch.tensor([0.1, 0.1, 0.2, 0.2, 0.2, 0.2])
