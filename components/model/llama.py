@@ -17,9 +17,15 @@ from components.model.config import ModelConfig
 from components.model.transformer import Layer, MultiTokenTransformer
 
 
-def llama_config(config: ModelConfig) -> dict[str, Any]:
-    """The content of `config.json`."""
-    return {
+def llama_config(
+    config: ModelConfig, context_length: int | None = None, marks: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """The content of `config.json`. context_length: tokens of the sequences trained on; marks: the ids of the
+    beginning and the end of a document. Where they are not known, readers take Llama's."""
+    known: dict[str, Any] = {} if context_length is None else {"max_position_embeddings": context_length}
+    if marks is not None:
+        known |= {"bos_token_id": marks[0], "eos_token_id": marks[1]}
+    return known | {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": config.dim,
@@ -63,12 +69,25 @@ def llama_weights(model: MultiTokenTransformer) -> dict[str, Tensor]:
     return {name: part.detach().cpu().contiguous() for name, part in found.items()}
 
 
-def export_llama(model: MultiTokenTransformer, directory: Path) -> None:
-    """Write `config.json` and `model.safetensors`, which `LlamaForCausalLM.from_pretrained` reads."""
+def export_llama(
+    model: MultiTokenTransformer,
+    directory: Path,
+    context_length: int | None = None,
+    marks: tuple[int, int] | None = None,
+) -> None:
+    """Write `config.json` and `model.safetensors`, which `LlamaForCausalLM.from_pretrained` reads; with `marks` also
+    `generation_config.json`, greedy until the end mark. context_length and marks as `llama_config` has them."""
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(llama_weights(model), directory / "model.safetensors", {"format": "pt"})
-    content = json.dumps(llama_config(model.config), indent=2)
-    (directory / "config.json").write_text(content + "\n", encoding="utf-8")
+    weights = directory / "model.safetensors"
+    save_file(llama_weights(model), weights, {"format": "pt"})
+    contents = {"config.json": llama_config(model.config, context_length, marks)}
+    if marks is not None:
+        # the model has no symbol for padding; what is padded is masked
+        ids = {"bos_token_id": marks[0], "eos_token_id": marks[1], "pad_token_id": marks[1]}
+        contents["generation_config.json"] = ids | {"do_sample": False}
+    for name, content in contents.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    weights.chmod((directory / "config.json").stat().st_mode)  # else nobody else may read it
 
 
 def _on_the_way(model: MultiTokenTransformer) -> Iterator[Layer]:
