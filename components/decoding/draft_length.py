@@ -1,27 +1,37 @@
 """How many heads to use, chosen while decoding: the k with the most tokens per second, by what steps with k have cost
 so far and by how often drafts at each place have been accepted of late."""
 
-import statistics
-from collections import Counter, deque
+import math
+from collections import Counter
 from collections.abc import Sequence
 
-KEPT_TIMES = 7
-"""Steps whose times count, per k: the median of the latest."""
-KEPT_TRIES = 8
+import torch
+
+KEPT_TRIES = 16
 """Drafts per place that count of earlier calls."""
-MEMORY = 0.98
-"""What is left of a count after a step: some fifty steps count."""
-ENOUGH = 4
-"""Times after which a k's cost counts as known; one is enough for a k that is far from the best."""
-NEAR = 0.8
-"""A k that would emit at least this share of the best one's tokens per second may be the best in truth."""
+MEMORY = 0.985
+"""What is left of a count of drafts after a step: some seventy steps count."""
 TIE = 0.98
-"""Within this share of the most tokens per second the smaller k is taken: sequences then end closer together."""
-REFRESH_STEPS, VERY_NEAR = 24, 0.9
-"""Steps after which the second best is tried again, if it is very near: the machine may have changed."""
-REVISIT_SHARE = 0.01
-"""Share of the time spent on longer drafts than pay, now and then: their last places are not seen otherwise."""
+"""Within this share of the most tokens per second the k in use stays, or else the smallest is taken: a change costs,
+and with small k sequences end closer together."""
+MOST_TIMES = 24
+"""Trust in a cost at most, in times measured: of older ones little is left."""
+FADE = 0.997
+"""What is left of the trust in every cost after a step: the context grows."""
+PACE = 0.2
+"""Share of a step's surprise that is put down to the machine, which is faster now and slower then, whatever k."""
+SURPRISE = 0.25
+"""The most that a step may surprise, in logarithms of its time: a hiccup is not news."""
+SETTLED = 2.5
+"""Trust from which on a time tells of the machine's pace too."""
+DOUBT = 0.08
+"""How far off, as a share, a cost measured once may be."""
+BUDGET = 0.006
+"""Share of the time for steps with k that seem worse than the best."""
 LEAST_STEPS_BETWEEN = 16
+"""Steps between two tries of the longest draft: what its last places would bring is not seen otherwise."""
+MOST_STEPS_TRYING = 3
+"""Steps in a row with a k that is tried: the first, to which heads come back, does not count as a time."""
 
 
 def choices(n: int) -> list[int]:
@@ -30,11 +40,19 @@ def choices(n: int) -> list[int]:
 
 
 class Experience:
-    """Seconds of a step per (sequences, k), and drafts tried and accepted per place. Kept by a decoder, so that later
-    calls know what earlier ones measured."""
+    """What steps cost by (threads, sequences, k), and drafts tried and accepted per place. Kept by a decoder, so that
+    later calls know what earlier ones measured.
+
+    A step's time is taken as cost times the machine's pace, which all k share: when another program slows every step,
+    the k in use does not look dear beside those that were timed before.
+    """
 
     def __init__(self, n: int) -> None:
-        self._times: dict[tuple[int, int], deque[float]] = {}
+        self._log_cost: dict[tuple[int, int, int], float] = {}
+        self._trust: dict[tuple[int, int, int], float] = {}
+        self._log_pace = 0.0
+        self.spare_seconds = 0.0
+        """Left of the budget for trying."""
         # one accepted of one tried at each place: hopeful at first, and soon outweighed
         self.accepted, self.tried = [1.0] * (n - 1), [1.0] * (n - 1)
 
@@ -46,20 +64,34 @@ class Experience:
             self.accepted[place] *= share
 
     def add(self, sequences: int, k: int, seconds: float) -> None:
-        self._times.setdefault((_size(sequences), k), deque(maxlen=KEPT_TIMES)).append(seconds)
+        """What a step took."""
+        key, found = _key(sequences, k), math.log(seconds)
+        for other in self._trust:
+            self._trust[other] *= FADE
+        if key not in self._log_cost:
+            self._log_cost[key], self._trust[key] = found - self._log_pace, 1.0
+            return
+        trust = self._trust[key] = min(self._trust[key] + 1, MOST_TIMES)
+        surprise = found - self._log_cost[key] - self._log_pace
+        if trust >= SETTLED:
+            surprise = min(max(surprise, -SURPRISE), SURPRISE)
+            self._log_pace += PACE * surprise
+        self._log_cost[key] += surprise / trust
 
-    def known(self, sequences: int, k: int) -> int:
-        """How many times count."""
-        return len(self._times.get((_size(sequences), k), ()))
+    def trust(self, sequences: int, k: int) -> float:
+        """How many times the cost rests on, older ones counting less; 0 where none was measured."""
+        return self._trust.get(_key(sequences, k), 0.0)
 
     def seconds(self, sequences: int, k: int) -> float | None:
-        times = self._times.get((_size(sequences), k))
-        return statistics.median(times) if times else None
+        """What a step would take now; None where none was measured."""
+        cost = self._log_cost.get(_key(sequences, k))
+        return None if cost is None else math.exp(cost + self._log_pace)
 
 
-def _size(sequences: int) -> int:
+def _key(sequences: int, k: int) -> tuple[int, int, int]:
     """Batches of similar size cost much the same, and each new size would have to be tried again."""
-    return sequences if sequences <= 4 else 1 << (sequences - 1).bit_length()
+    size = sequences if sequences <= 4 else 1 << (sequences - 1).bit_length()
+    return torch.get_num_threads(), size, k
 
 
 class DraftLength:
@@ -69,9 +101,12 @@ class DraftLength:
         self.choices = choices(n)
         self._known = experience
         experience.another_text()
-        self._since_longest = self._since_second = 0
+        self._since_longest = 0
+        self._best = n
+        self._trying, self._steps_trying = 0, 0
+        """The k that is being tried, 0: none."""
         self._catching_up = 0.0
-        """Seconds that the last return to the longest draft took beyond its usual step."""
+        """Seconds that heads last took to make up for what they had missed."""
 
     def acceptance(self) -> list[float]:
         """Per place of a draft, the share accepted of those that were reached."""
@@ -79,42 +114,63 @@ class DraftLength:
 
     def choose(self, sequences: int) -> int:
         """The k of the next step."""
-        known = {k: self._known.known(sequences, k) for k in self.choices}
-        if 0 in known.values():  # the longest first: what it shows of acceptance serves all
-            return max(k for k in self.choices if not known[k])
-        rate = {k: self._tokens(k) / self._seconds(sequences, k) for k in self.choices}
-        top = max(rate.values())
-        best = min(k for k in self.choices if rate[k] >= TIE * top)
-        second = max((k for k in self.choices if k != best), key=lambda k: rate[k])
-        near = [k for k in self.choices if rate[k] >= NEAR * rate[best] and known[k] < ENOUGH]
-        if near:
-            return min(near, key=lambda k: known[k])
-        if self._since_second >= REFRESH_STEPS and rate[second] >= VERY_NEAR * rate[best]:
-            self._since_second = 0
-            return second
         longest = self.choices[-1]
-        surplus = (self._seconds(sequences, longest) + self._catching_up) / self._seconds(sequences, best) - 1
-        if self._since_longest >= max(LEAST_STEPS_BETWEEN, surplus / REVISIT_SHARE):
-            return longest
-        return best
+        for end in (longest, 1):  # the longest first: what it shows of acceptance serves all
+            if not self._known.trust(sequences, end):
+                return end
+        seconds = self._seconds(sequences)
+        rate = {k: self._tokens(k) / seconds[k] for k in self.choices}
+        good = [k for k in self.choices if rate[k] >= TIE * max(rate.values())]
+        best = self._best = self._best if self._best in good else good[0]
+        if self._trying and self._steps_trying < MOST_STEPS_TRYING:
+            self._steps_trying += 1
+            return self._trying
+        self._trying = 0
+        doubtful = self._may_be_best(sequences, rate)
+        if doubtful is None and best != longest and self._since_longest >= LEAST_STEPS_BETWEEN:
+            doubtful = longest
+        if doubtful is None:
+            return best
+        loss = 2 * seconds[doubtful] * max(0.0, 1 - rate[doubtful] / rate[best])
+        if doubtful > best:
+            loss += self._catching_up
+        # a k that was never timed is worth a little more than the budget
+        more = 3 * seconds[best] if self._known.trust(sequences, doubtful) < 1 else 0.0
+        if loss > self._known.spare_seconds + more:
+            return best
+        self._known.spare_seconds = max(0.0, self._known.spare_seconds - loss)
+        self._trying, self._steps_trying = doubtful, 1
+        return doubtful
 
     def saw(self, sequences: int, k: int, accepted: Sequence[int], seconds: float, usual: bool) -> None:
         """What a step did: drafts accepted per sequence, seconds, and whether it was a step like others with this k."""
+        known = self._known
+        known.spare_seconds += BUDGET * seconds
         self._since_longest = 0 if k == self.choices[-1] else self._since_longest + 1
-        self._since_second += 1
         if usual:
-            self._known.add(sequences, k, seconds)
-        elif k == self.choices[-1] and (known := self._known.seconds(sequences, k)) is not None:
-            self._catching_up = max(0.0, seconds - known)
+            known.add(sequences, k, seconds)
+            if k == self._trying:
+                self._trying = 0
+        elif (usually := known.seconds(sequences, k)) is not None:
+            self._catching_up = max(0.0, seconds - usually)
         weight = 1 / len(accepted) ** 0.5  # the rows of a batch often do alike
         counts = Counter(accepted)
         reached = len(accepted)
         for place in range(k - 1):
             passed = reached - counts[place]
             keep = MEMORY if reached else 1.0
-            self._known.tried[place] = self._known.tried[place] * keep + reached * weight
-            self._known.accepted[place] = self._known.accepted[place] * keep + passed * weight
+            known.tried[place] = known.tried[place] * keep + reached * weight
+            known.accepted[place] = known.accepted[place] * keep + passed * weight
             reached = passed
+
+    def _may_be_best(self, sequences: int, rate: dict[int, float]) -> int | None:
+        """Of the k whose cost is not well known and that may be better than the best, the most promising."""
+        hopes = {}
+        for k in self.choices:
+            hope = rate[k] * (1 + DOUBT / max(self._known.trust(sequences, k), 0.5) ** 0.5)
+            if k != self._best and hope > rate[self._best]:
+                hopes[k] = hope
+        return max(hopes, key=lambda k: hopes[k]) if hopes else None
 
     def _tokens(self, k: int) -> float:
         """Tokens per forward to be expected."""
@@ -124,7 +180,12 @@ class DraftLength:
             total += share
         return total
 
-    def _seconds(self, sequences: int, k: int) -> float:
-        seconds = self._known.seconds(sequences, k)
-        assert seconds is not None, (sequences, k)
+    def _seconds(self, sequences: int) -> dict[int, float]:
+        """Of every k; of those never timed, from the line between their neighbours that were."""
+        known = {k: found for k in self.choices if (found := self._known.seconds(sequences, k)) is not None}
+        seconds = {}
+        for k in self.choices:
+            below, above = max(j for j in known if j <= k), min(j for j in known if j >= k)
+            share = (k - below) / max(1, above - below)
+            seconds[k] = known[below] + share * (known[above] - known[below])
         return seconds
