@@ -7,9 +7,10 @@
     python pipelines/bench.py subject=train       a training step of n = 1, 2, 4, beside a naive loss and transformers
     python pipelines/bench.py subject=flow        planning and running stages that do nothing
 
-subject=decode: with checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or the UTF-8
-file text=…), and every arm is checked for losslessness. Without it, models of named sizes with random weights are
-timed, and the number of accepted drafts is drawn: the work is real, the text is not.
+subject=decode: with checkpoint=… prompts come from the test split of the shards beside it (or shards=…, or UTF-8 files
+text=code.py,prose.txt, each an experiment of its own), and every arm is checked for losslessness. Without it, models of
+named sizes with random weights are timed, and the number of accepted drafts is drawn: the work is real, the text is
+not.
 """
 
 import dataclasses
@@ -38,12 +39,12 @@ class DecodeSubject(DecodingConfig):
     """A trained model; None: random weights."""
     shards: Path | None = None
     """Where prompts come from; None: the directory with shards beside the checkpoint."""
-    text: Path | None = None
-    """A UTF-8 file to take prompts from instead."""
+    text: tuple[Path, ...] = ()
+    """UTF-8 files to take prompts from instead; each is an experiment of its own, so that code and prose are apart."""
     models: tuple[str, ...] = ("110m", "350m", "byte")
     """Without a checkpoint: the models' sizes."""
     transformers: bool = True
-    """Without a checkpoint: whether transformers' own decoding of the 110m is timed beside ours, if installed."""
+    """Whether transformers' own decoding is timed beside ours, if installed: of the checkpoint, or else of the 110m."""
     equality: float = 1.0
     """Without a checkpoint: share of 100,000 tokens, in each dtype, for which every k and batch is held against
     next-token decoding; of the fast mode a quarter."""
@@ -117,74 +118,74 @@ def _config(subject: DecodeSubject) -> DecodingConfig:
 def _decode_checkpoint(subject: DecodeSubject, checkpoint: Path) -> dict[str, Any]:
     import torch
 
-    from components.decoding.benchmark import run_benchmark
+    from components.decoding.benchmark import draw_prompts, draw_windows, run_benchmark
+    from components.decoding.beside import THEIRS, transformers_cases
     from components.model.weights import load_model
     from components.tokenizer.codec import load_tokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(checkpoint, device, getattr(torch, subject.dtype))
+    dtype, cores = getattr(torch, subject.dtype), subject.cores or os.cpu_count() or 1
+    model = load_model(checkpoint, device, dtype)
     codec = load_tokenizer(checkpoint / "tokenizer")
-    if subject.text is not None:
-        text: Any = _Tokens(codec.encode(subject.text.read_text(encoding="utf-8")))
-    else:
-        from components.shards.reader import TokenReader
-
-        text = TokenReader(subject.shards or _shards_beside(checkpoint), "test")
-    with tempfile.TemporaryDirectory() as directory:
-        run_benchmark(
-            _config(subject),
-            model,
-            text,
-            codec.decode_bytes,
-            Path(directory),
-            subject.cores or os.cpu_count() or 1,
-            _progress,
-        )
-        facts: dict[str, Any] = json.loads((Path(directory) / "decoding.json").read_text(encoding="utf-8"))
-    where = {"model": checkpoint.name, "arrangement": model.config.arrangement}
-    cases = [where | row for row in facts["rows"]]
-    found = {
+    config, texts = _config(subject), _texts(subject, checkpoint, codec.encode)
+    for name, text in texts.items():  # before the first is measured
+        try:
+            draw_prompts(config, text)
+            draw_windows(config, text, model.config.n_future_tokens)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    say = functools.partial(print, file=sys.stderr, flush=True)
+    pages: dict[str, dict[str, Any]] = {}
+    cases: list[dict[str, Any]] = []
+    ratios: dict[str, list[float]] = {}
+    for name, text in texts.items():
+        with tempfile.TemporaryDirectory() as directory:
+            run_benchmark(config, model, text, codec.decode_bytes, Path(directory), cores, _progress)
+            pages[name] = json.loads((Path(directory) / "decoding.json").read_text(encoding="utf-8"))
+        peers = []
+        if subject.transformers:
+            prompts = draw_prompts(config, text)
+            peers = transformers_cases(
+                model, dtype, prompts, config.batches, config.new_tokens, config.repeats, cores, say
+            )
+        where = {"model": checkpoint.name, "arrangement": model.config.arrangement, "text": name}
+        cases += [where | case for case in pages[name]["rows"] + peers]
+        for case in peers:
+            if case["arm"] == THEIRS:
+                ratios.setdefault(str(case["batch"]), []).extend(1 / speedup for speedup in case["speedups"])
+    machines = [page["machine"] for page in pages.values()]
+    roofs = {roof: median(machine[roof] for machine in machines) for roof in ("read_gb_per_second", "matmul_gflops")}
+    hashes = {name: {case["ids_hash"] for case in cases if case["text"] == name} for name in texts}
+    return {
         "subject": "decode",
         "checkpoint": str(checkpoint),
         "text": "greedy",
-        **facts,
+        "config": dataclasses.asdict(config),
+        "n_future_tokens": model.config.n_future_tokens,
         "cases": cases,
-        "lossless": all(case["lossless"] for case in cases),
-        "rows": cases,
+        "lossless": all(case["lossless"] for case in cases if case["mode"] != "transformers"),
+        "same_ids": all(len(found) == 1 for found in hashes.values()),
+        "vs_transformers": {batch: median(turns) for batch, turns in ratios.items()},
+        "machine": machines[0] | roofs,
+        "quiet": all(case["quiet"] for case in cases),
+        "heldout_histogram": {name: page["heldout_histogram"] for name, page in pages.items()},
     }
-    if subject.transformers:
-        found |= _beside_transformers(subject, model, text, facts["rows"])
+
+
+def _texts(subject: DecodeSubject, checkpoint: Path, encode: Callable[[str], list[int]]) -> dict[str, Any]:
+    """What prompts are drawn from, by name. ValueError or OSError where it cannot be read."""
+    if not subject.text:
+        from components.shards.reader import TokenReader
+
+        return {"test split": TokenReader(subject.shards or _shards_beside(checkpoint), "test")}
+    alone = len({path.name for path in subject.text}) == len(subject.text)
+    found = {}
+    for path in subject.text:
+        try:
+            found[path.name if alone else str(path)] = _Tokens(encode(path.read_text(encoding="utf-8")))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"text has {path}, which is not UTF-8 ({error.reason} at byte {error.start})") from None
     return found
-
-
-def _beside_transformers(
-    subject: DecodeSubject, model: Any, text: Any, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """transformers' decoding of the same prompts by the exported weights: its speed, and whether its tokens are ours.
-    Nothing where it is not installed."""
-    import torch
-
-    from components.decoding.benchmark import draw_prompts
-    from components.decoding.checks import ids_hash
-
-    try:
-        from components.decoding.peers import Transformers
-
-        peer = Transformers(model, getattr(torch, subject.dtype))
-    except ImportError:
-        return {}
-    torch.set_num_threads(subject.cores or os.cpu_count() or 1)
-    prompts = draw_prompts(subject, text)
-    ratios, same = {}, {}
-    for batch in subject.batches:
-        groups = [prompts[start : start + batch] for start in range(0, len(prompts), batch)]
-        peer.decode(groups[0], subject.new_tokens)
-        blocks = [peer.decode(group, subject.new_tokens) for group in groups]
-        rate = sum(block.decoded for block in blocks) / sum(sum(block.step_seconds) for block in blocks)
-        ours = next(row for row in rows if row["batch"] == batch and row["k"] == 1)
-        ratios[str(batch)] = ours["tokens_per_second"] / rate
-        same[str(batch)] = ids_hash([tokens for block in blocks for tokens in block.tokens]) == ours["ids_hash"]
-    return {"vs_transformers": ratios, "same_tokens_as_transformers": same}
 
 
 class _Tokens(list[int]):
@@ -197,16 +198,17 @@ def _shards_beside(checkpoint: Path) -> Path:
     for path in sorted(checkpoint.absolute().parent.iterdir()):
         if (path / "shards.json").is_file():
             return path
-    raise ValueError(f"no shards beside {checkpoint}; give shards=PATH or, for prompts from a file, text=PATH")
+    raise ValueError(f"no shards beside {checkpoint}; give shards=PATH or, for prompts from files, text=PATH")
 
 
 def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
     import torch
 
     from components.decoding.benchmark import heads_to_measure
+    from components.decoding.beside import beside_transformers
     from components.decoding.checks import equality
     from components.decoding.machine import describe
-    from components.decoding.synthetic import SIZES, beside_transformers, random_model, time_cases
+    from components.decoding.synthetic import SIZES, random_model, time_cases
 
     if unknown := sorted(set(subject.models) - set(SIZES)):
         raise ValueError(f"models has {', '.join(unknown)}; there are {', '.join(SIZES)}")
@@ -261,7 +263,6 @@ def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
         "quiet": all(case["quiet"] for case in cases),
         "equality": checks,
         "transformers": peers,
-        "rows": cases,
     }
 
 
@@ -398,7 +399,7 @@ DECODE_COLUMNS: Columns = {
     "model": lambda row: row.get("model", ""),
     "batch": lambda row: str(row["batch"]),
     "arm": lambda row: row["arm"],
-    "k": lambda row: str(row["k"]),
+    "k": lambda row: str(row["k"] or "-"),
     "mode": lambda row: row["mode"],
     "drafts right": lambda row: row.get("acceptance_name", ""),
     "tokens/s": lambda row: f"{row['tokens_per_second']:,.0f}",
@@ -491,7 +492,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print("\n".join(f"bench.py: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return 2
-    print(table(result["rows"], columns))
+    rows = result["cases"] if name == "decode" else result["rows"]
+    if len({row["text"] for row in rows if "text" in row}) > 1:
+        columns = {"text": lambda row: row["text"], **columns}
+    print(table(rows, columns))
     if not result["quiet"]:
         print("Other processes used the machine meanwhile: read these figures with care.")
     if str(result["text"]).startswith("invalid"):

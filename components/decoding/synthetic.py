@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.decoding.checks import ids_hash
 from components.decoding.engine import AcceptedCounts, Decoder, Step
 from components.decoding.limits import step_limit
 from components.decoding.live import PARTS
@@ -94,6 +95,8 @@ class Timed:
     """Per round, the steps of the whole batch."""
     seconds: list[dict[str, float]] = field(default_factory=list)
     passes: int = 0
+    ids_hash: str | None = None
+    """Of the tokens that came out; None where acceptance is drawn, since they then mean nothing."""
 
     def rate(self, number: int) -> float:
         """Tokens per second of a round."""
@@ -136,7 +139,7 @@ def time_cases(
     for batch in batches:
         meter = RoofMeter(dtype, device, cores)
         arms = _arms(size, ks, decoders, new_tokens)
-        prompts = _prompts(batch, config.vocabulary_size, seed)
+        prompts = draw_random_prompts(batch, config.vocabulary_size, seed)
         for arm in arms:
             say(f"{name} batch {batch}: warming up {arm.arm} {arm.k} {arm.mode}")
             _block(arm, prompts, seed, keep=False)
@@ -165,8 +168,8 @@ def _arms(size: Size, ks: Sequence[int], decoders: dict[str, Decoder], new_token
     return arms
 
 
-def _prompts(batch: int, vocabulary: int, seed: int) -> list[list[int]]:
-    """Of 128 to 160 tokens."""
+def draw_random_prompts(batch: int, vocabulary: int, seed: int) -> list[list[int]]:
+    """Prompts of 128 to 160 tokens, as many as the batch takes."""
     generator = torch.Generator().manual_seed(seed)
     lengths = [128 + 32 * i // max(1, batch - 1) if batch > 1 else 144 for i in range(batch)]
     return [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in lengths]
@@ -179,6 +182,7 @@ def _block(arm: Timed, prompts: Sequence[Sequence[int]], seed: int, keep: bool) 
         arm.steps.append([step for step in made.steps if len(step.accepted) == len(prompts)])
         arm.seconds.append(made.seconds)
         arm.passes += len(made.steps)
+        arm.ids_hash = None if arm.rates else ids_hash(made.tokens)
 
 
 def draws_with(acceptance: Sequence[float], seed: int) -> AcceptedCounts:
@@ -237,6 +241,7 @@ def _figures(
             "speedup_high": max(speedups),
             "tokens_per_second": statistics.median(arm.rate(i) for i in rounds),
             "parts_ms": {part: 1e3 * sum(s[part] for s in arm.seconds) / arm.passes for part in PARTS},
+            "ids_hash": arm.ids_hash,
             "quiet": quiet,
             "read_gb_per_second": roofs.read_bytes_per_second / 1e9,
             "matmul_gflops": roofs.flops_per_second / 1e9,
@@ -251,47 +256,3 @@ def _figures(
             ]
             case |= {"best_fixed_k": best, "of_best_fixed": statistics.median(reached)}
         yield case
-
-
-def beside_transformers(
-    size: Size,
-    batches: Sequence[int],
-    dtype: torch.dtype,
-    rounds: int,
-    new_tokens: int,
-    cores: int,
-    seed: int,
-    device: torch.device,
-    say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Any]:
-    """Next-token decoding of the same weights by transformers and by this engine, in turns, and transformers' prompt
-    lookup, which takes one sequence. By batch; empty where transformers is not installed."""
-    from components.decoding.peers import Transformers
-
-    model = random_model(size.model, seed, device)
-    try:
-        peer = Transformers(model, dtype)
-    except ImportError:
-        return {}
-    decoder = Decoder(model, dtype)
-    torch.set_num_threads(cores)
-    found = {}
-    for batch in batches:
-        say(f"transformers, batch {batch}")
-        prompts = _prompts(batch, size.model.vocabulary_size, seed)
-        ours, theirs, lookups = [], [], []
-        for number in range(max(2, rounds - batch // 8) + 1):
-            made = decoder.generate(prompts, new_tokens)
-            block = peer.decode(prompts, new_tokens)
-            lookup = peer.decode(prompts, new_tokens, lookup=3) if batch == 1 else None
-            if number:  # the first warms up
-                ours.append(batch * len(made.steps) / made.decode_seconds)
-                theirs.append(block.tokens_per_second)
-                lookups += [lookup.tokens_per_second] if lookup else []
-        found[str(batch)] = {
-            "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
-            "ours_tokens_per_second": statistics.median(ours),
-            "transformers_tokens_per_second": statistics.median(theirs),
-            "prompt_lookup_tokens_per_second": statistics.median(lookups) if lookups else None,
-        }
-    return found

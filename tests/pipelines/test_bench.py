@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.decoding.beside import beside_transformers
 from components.decoding.engine import Decoder
 from components.decoding.peers import Transformers
+from components.decoding.synthetic import SIZES
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 from components.model.weights import save_model
@@ -31,6 +33,7 @@ def test_random_weights_with_drawn_acceptance(capsys: pytest.CaptureFixture[str]
     facts = last_line(out)
     cases = facts["cases"]
     assert isinstance(cases, list)
+    assert "rows" not in facts
     assert [(case["arm"], case["k"], case["mode"]) for case in cases] == [
         ("next-token", 1, "row-invariant"),
         ("next-token", 1, "fast"),
@@ -46,6 +49,9 @@ def test_random_weights_with_drawn_acceptance(capsys: pytest.CaptureFixture[str]
         assert case["predicted_speedup"] == pytest.approx(case["tokens_per_forward"] / case["r"])
         assert sum(case["parts_ms"].values()) > 0
         assert (case["limit_ms"] is None) == (case["arm"] == "adaptive")
+        assert (case["ids_hash"] is None) == (case["arm"] != "next-token"), (
+            "where acceptance is drawn, no token is valid"
+        )
     assert facts["lossless"] is None, "nothing was checked"
     assert {"read_gb_per_second", "matmul_gflops"} <= set(facts["machine"])  # type: ignore[arg-type]
     assert str(facts["text"]).startswith("invalid")
@@ -71,31 +77,111 @@ def test_transformers_decodes_the_exported_model_to_the_same_tokens() -> None:
     assert lookup.decoded == 19
 
 
-def test_a_checkpoint_with_prompts_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = tmp_path / "pretrain-n2"
+def test_random_weights_beside_transformers_in_turns() -> None:
+    found = beside_transformers(SIZES["tiny"], (1, 2), torch.float32, 2, 6, 1, 0, torch.device("cpu"))
+    assert list(found) == ["1", "2"]
+    for batch, row in found.items():
+        low, high = sorted(row[f"{side}_tokens_per_second"] for side in ("ours", "transformers"))
+        assert 0 < low <= high
+        assert (row["prompt_lookup_tokens_per_second"] is not None) == (batch == "1"), "it takes one sequence"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Of bytes, with random weights."""
+    path = tmp_path / "pretrain-n2"
     config = ModelConfig(dim=32, layers=4, n_attention_heads=2, vocabulary_size=258, n_future_tokens=2)
     model = MultiTokenTransformer(config)
     model.init_weights(0)
-    save_model(model, checkpoint)
-    (checkpoint / "tokenizer").mkdir()
-    (checkpoint / "tokenizer" / "tokenizer.json").write_text(json.dumps({"kind": "bytes", "vocabulary_size": 258}))
-    text = tmp_path / "held_out.py"
-    text.write_text("for i in range(10):\n    print(i)\n" * 20)
-    assert bench.main([*QUICK, f"checkpoint={checkpoint}", f"text={text}", "heldout_tokens=50", "dtype=float32"]) == 0
-    facts = last_line(capsys.readouterr().out)
-    rows = facts["rows"]
-    assert isinstance(rows, list)
-    assert [(row["batch"], row["k"], row["arm"], row["lossless"]) for row in rows] == [
-        (batch, k, arm, True)
-        for batch in (1, 2)
-        for k, arm in ((1, "next-token"), (2, "self-speculative"), (2, "adaptive"))
+    save_model(model, path)
+    (path / "tokenizer").mkdir()
+    (path / "tokenizer" / "tokenizer.json").write_text(json.dumps({"kind": "bytes", "vocabulary_size": 258}))
+    return path
+
+
+def test_a_checkpoint_with_prompts_from_files(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each file an experiment, in every one of which all arms, transformers' among them, make the same tokens."""
+    code, prose = tmp_path / "held_out.py", tmp_path / "held_out.txt"
+    code.write_text("for i in range(10):\n    print(i)\n" * 20)
+    prose.write_text("It was the best of times, it was the worst of times. " * 20)
+    arguments = [*QUICK, f"checkpoint={checkpoint}", "heldout_tokens=50", "dtype=float32"]
+    assert bench.main([*arguments, f"text={code},{prose}"]) == 0
+    out = capsys.readouterr().out
+    facts = last_line(out)
+    cases = facts["cases"]
+    assert isinstance(cases, list)
+    assert "rows" not in facts
+    lookups = [("prompt lookup 3", None), ("prompt lookup 10", None)]
+    assert [(case["text"], case["batch"], case["arm"], case["k"]) for case in cases] == [
+        (text, batch, arm, k)
+        for text in ("held_out.py", "held_out.txt")
+        for batches, arms in (
+            ((1, 2), [("next-token", 1), ("self-speculative", 2), ("adaptive", 2)]),
+            ((1,), [("transformers", None), *lookups]),
+            ((2,), [("transformers", None)]),
+        )
+        for batch in batches
+        for arm, k in arms
     ]
-    assert facts["lossless"] is True
-    assert {"model", "arrangement", "n_future_tokens", "step_ms", "limit_ms", "speedup"} <= set(facts["cases"][0])  # type: ignore[index]
-    assert facts["same_tokens_as_transformers"] == {"1": True, "2": True}
-    assert all(ratio > 0 for ratio in facts["vs_transformers"].values())  # type: ignore[attr-defined]
-    assert bench.main([*QUICK, f"checkpoint={checkpoint}"]) == 2
-    assert "give shards=PATH or, for prompts from a file, text=PATH" in capsys.readouterr().err
+    for text in ("held_out.py", "held_out.txt"):
+        assert len({case["ids_hash"] for case in cases if case["text"] == text}) == 1
+    assert len({case["ids_hash"] for case in cases}) == 2, "other prompts, other tokens"
+    assert all(case["lossless"] for case in cases)
+    assert facts["lossless"] is facts["same_ids"] is True
+    keys = {
+        "model",
+        "arrangement",
+        "n_future_tokens",
+        "dtype",
+        "mode",
+        "tokens_per_forward",
+        "step_ms",
+        "limit_ms",
+        "r",
+    }
+    for case in cases:
+        assert keys | {"speedup", "tokens_per_second"} <= set(case)
+        if case["mode"] == "transformers":
+            assert case["tokens_per_forward"] >= 1
+            assert (case["tokens_per_forward"] > 1) <= case["arm"].startswith("prompt lookup")
+            assert len(case["speedups"]) == 1, "as many turns as repeats"
+    ratios = {str(c["batch"]): [1 / s for d in cases if d["arm"] == "transformers" and d["batch"] == c["batch"]
+                                for s in d["speedups"]] for c in cases}  # fmt: skip
+    assert facts["vs_transformers"] == {batch: pytest.approx(sum(pair) / 2) for batch, pair in ratios.items()}
+    assert set(facts["heldout_histogram"]) == {"held_out.py", "held_out.txt"}  # type: ignore[call-overload]
+    assert out.splitlines()[0].split()[:3] == ["text", "model", "batch"]
+
+    assert bench.main([*arguments, f"text={code}", "transformers=false", "batches=2"]) == 0
+    out = capsys.readouterr().out
+    facts = last_line(out)
+    assert {case["text"] for case in facts["cases"]} == {"held_out.py"}  # type: ignore[attr-defined]
+    assert facts["vs_transformers"] == {}
+    assert out.splitlines()[0].split()[:2] == ["model", "batch"], "no column for a single text"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "give shards=PATH or, for prompts from files, text=PATH"),
+        (["good.py", "none.py"], "none.py"),
+        (["good.py", "short.py"], "short.py: the held-out text has 3 tokens; decoding.prompt_tokens asks for up to 6"),
+        (["good.py", "latin.py"], "latin.py, which is not UTF-8 (invalid continuation byte at byte 3)"),
+    ],
+)
+def test_what_prompts_cannot_be_drawn_from_is_named(
+    texts: list[str], message: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is measured."""
+    (tmp_path / "good.py").write_text("x = 1\n" * 100)
+    (tmp_path / "short.py").write_text("x=1")
+    (tmp_path / "latin.py").write_bytes("caf\u00e9 au lait".encode("latin-1"))
+    arguments = [f"text={','.join(str(tmp_path / text) for text in texts)}"] if texts else []
+    assert bench.main([*QUICK, f"checkpoint={checkpoint}", "heldout_tokens=50", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert not captured.out
 
 
 def test_training_steps_side_by_side(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
