@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from components.decoding.engine import Decoder, Generation
+from components.decoding.engine import Decoder
+from components.decoding.loop import Generation
 from components.decoding.machine import watch_neighbours
 
 

@@ -126,6 +126,10 @@ class BagCache:
         shares = scores_BTNS.softmax(-1).to(self.dtype).view(-1)
         return _sums(values, value_rows, value_starts, shares).view(R, N * E)
 
+    def lists(self) -> list[object]:
+        """What `attend` may read beside the cache, as long as the slots are the same."""
+        return list(self._bags.values())
+
     def _layers(self, first: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of some layers, keys and values as they are written (leading axes: slot, page, place; slot, position) and
         as rows to be summed."""
@@ -184,6 +188,10 @@ class DenseCache:
     def write(self, first: int, count: int, where: Pass, keys_RJKE: Tensor, values_RJKE: Tensor) -> None:
         for cached, rows in ((self.keys, keys_RJKE), (self.values, values_RJKE)):
             cached[first : first + count].permute(1, 3, 0, 2, 4).index_put_((where.slot_R, where.position_R), rows)
+
+    def lists(self) -> list[object]:
+        """Nothing beside the cache is read."""
+        return []
 
     def attend(self, first: int, count: int, where: Pass, q_RNE: Tensor) -> Tensor:
         B, T, (R, N, E) = where.B, where.T, q_RNE.shape

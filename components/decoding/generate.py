@@ -17,7 +17,8 @@ from typing import Any, Literal, Protocol, overload
 
 import torch
 
-from components.decoding.engine import Decoder, Generation
+from components.decoding.engine import Decoder
+from components.decoding.loop import Generation
 from components.decoding.sampling import Sampling
 from components.model.transformer import MultiTokenTransformer
 from components.model.weights import load_model, trained_context

@@ -5,6 +5,10 @@ of them stands in tensors with a row per sequence, and a slot of the caches belo
 positions of its slot count; what lies beyond (rejected drafts, earlier sequences) is hidden by the mask and
 overwritten before the length reaches it.
 
+On a processor rows are as many as sequences, and move up when one leaves. With `fixed_rows` each slot is a row for
+good, empty or not, and every tensor keeps its place in memory: what captured graphs need, and what a GPU, bound by its
+memory, pays nothing for.
+
 Shape suffixes as in `network`; B sequences, T tokens fed to each, S states that drafting reads, M latest positions.
 """
 
@@ -20,6 +24,8 @@ from components.decoding.network import Network
 PARTS = ("verify", "heads", "unembedding", "accept", "host")
 """What a step's time is split into: the way to head 0, the drafting heads, all unembeddings, accepting and choosing
 (with sampling), and what the loop around does."""
+GRAIN = 256
+"""Positions by which what fixed rows read grows: each number is a graph of its own."""
 MOST_ROWS_AT_ONCE = 64
 """Rows of the unembedding beyond which all heads at all positions together are not even tried: products are bound by
 arithmetic there."""
@@ -41,9 +47,9 @@ class _Timer:
 class Live:
     """Sequences in slots of the caches."""
 
-    def __init__(self, network: Network, slots: int, capacity: int, heads: int) -> None:
+    def __init__(self, network: Network, slots: int, capacity: int, heads: int, fixed_rows: bool = False) -> None:
         """heads: drafting heads that may be used; positions below `capacity` fit."""
-        self.network, self.heads = network, heads
+        self.network, self.heads, self.capacity, self.fixed_rows = network, heads, capacity, fixed_rows
         self.device = network.device
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.cache = network.main_cache(slots, capacity)
@@ -52,18 +58,19 @@ class Live:
         # what heads with layers read of every position: those not used for a while catch up from it
         shape = (slots, capacity, network.config.dim)
         self._read = torch.zeros(shape, dtype=network.dtype, device=self.device) if layered else None
-        self._behind = [0] * heads
+        self._behind = [0] * heads if layered else []
         """Per drafting head with layers, latest positions that its cache may lack, in any sequence."""
         self._fed: tuple[Tensor | None, int] = (None, 0)
         self.free = list(range(slots))[::-1]
-        self.slots: list[int] = []
-        self.slots_B = torch.zeros(0, dtype=torch.long, device=self.device)
-        self.lengths_B = torch.zeros(0, dtype=torch.long, device=self.device)
+        self.slots = list(range(slots)) if fixed_rows else []
+        """The slot of every row."""
+        self.slots_B = torch.tensor(self.slots, dtype=torch.long, device=self.device)
+        self.lengths_B = torch.zeros_like(self.slots_B)
         """Positions that the main cache holds for good."""
+        self.longest = 0
+        """With fixed rows: no sequence is longer. Read from the device it would stop the host."""
         self._state_SBD: Tensor | None = None
         """What heads without layers read, at each sequence's last position."""
-        self.caught_up = 0
-        """Positions of each sequence that the last `draft` gave to its heads' caches; the caller sets it back to 0."""
 
     @property
     def B(self) -> int:
@@ -73,13 +80,15 @@ class Live:
         return _Timer(self.seconds, part)
 
     def join(self, prompt: Sequence[int]) -> Tensor:
-        """Read a prompt, by itself, into a free slot; head 0's logits after it, (1, V)."""
+        """Read a prompt, by itself, into a free slot; head 0's logits after it, (1, V). Its row is the last, or, of
+        fixed rows, the slot's own."""
         slot, T = self.free.pop(), len(prompt)
         slot_1 = torch.tensor([slot], device=self.device)
         places_1T = torch.arange(T, device=self.device)[None]
         where = locate((slot,), slot_1, places_1T, T, self.network.angles_PC)
         tokens = torch.tensor(prompt, device=self.device)
         read_SRD, h_RD = self.network.main(tokens, where, self.cache, self.heads > 0, first_read=True)
+        state_S1D = None
         if self._read is not None and self.draft_cache is not None:
             assert read_SRD is not None
             self._read[slot, :T] = read_SRD[0]
@@ -89,17 +98,29 @@ class Live:
             )
         elif self.heads:
             assert read_SRD is not None
-            state_S1D, before = read_SRD[:, -1:], self._state_SBD
-            self._state_SBD = state_S1D if before is None else torch.cat((before, state_S1D), 1)
-        self.slots.append(slot)
-        self.slots_B = torch.cat((self.slots_B, slot_1))
-        self.lengths_B = torch.cat((self.lengths_B, slot_1.new_tensor([T])))
+            state_S1D = read_SRD[:, -1:]
+        if self.fixed_rows:
+            self.lengths_B[slot] = T
+            self.longest = max(self.longest, T)
+            if state_S1D is not None:
+                if self._state_SBD is None:
+                    self._state_SBD = state_S1D.new_zeros((state_S1D.shape[0], self.B, state_S1D.shape[2]))
+                self._state_SBD[:, slot] = state_S1D[:, 0]
+        else:
+            self.slots.append(slot)
+            self.slots_B = torch.cat((self.slots_B, slot_1))
+            self.lengths_B = torch.cat((self.lengths_B, slot_1.new_tensor([T])))
+            if state_S1D is not None:
+                before = self._state_SBD
+                self._state_SBD = state_S1D if before is None else torch.cat((before, state_S1D), 1)
         return self.network.logits(h_RD[-1:])
 
     def leave(self, rows: Sequence[int]) -> Tensor:
-        """Take sequences out; the rows that stay, in order."""
+        """Take sequences out; the rows that stay, in order. Fixed rows all stay."""
         gone = set(rows)
         self.free += [self.slots[row] for row in gone]
+        if self.fixed_rows:
+            return self.slots_B
         staying = [row for row in range(self.B) if row not in gone]
         kept = torch.tensor(staying, dtype=torch.long, device=self.device)
         self.slots = [self.slots[row] for row in staying]
@@ -149,13 +170,41 @@ class Live:
         seconds = network.unembedding_seconds
         return seconds(self.B * T * T) < seconds(self.B * T) + seconds(self.B * heads)
 
-    def keep(self, accepted_B: Tensor) -> None:
-        """Of the tokens fed last the first and so many more stand; the others are as if never fed."""
-        self.lengths_B = self.lengths_B + accepted_B + 1
+    def keep(self, accepted_B: Tensor, ended_B: Tensor | None = None) -> None:
+        """Of the tokens fed last the first and so many more stand; the others are as if never fed. ended_B: of these
+        rows nothing stands."""
+        stand_B = accepted_B + 1
+        self.lengths_B += stand_B if ended_B is None else stand_B.masked_fill(ended_B, 0)
         read_SRD, T = self._fed
         if self.heads and self.draft_cache is None:
             assert read_SRD is not None
-            self._state_SBD = read_SRD[:, torch.arange(self.B, device=self.device) * T + accepted_B]
+            state_SBD = read_SRD[:, torch.arange(self.B, device=self.device) * T + accepted_B]
+            if self.fixed_rows and self._state_SBD is not None:
+                self._state_SBD.copy_(state_SBD)
+            else:
+                self._state_SBD = state_SBD
+        self.longest = min(self.longest + T, self.capacity)
+
+    def lacking(self, heads: int) -> int:
+        """Latest positions that the caches of the first heads may lack; 0 where they have none."""
+        return max(self._behind[:heads], default=0) if self.draft_cache is not None else 0
+
+    def lacks(self) -> tuple[int, ...]:
+        """Of every head with a cache, positions that it may lack."""
+        return tuple(self._behind)
+
+    def held(self) -> list[object]:
+        """What captured steps read, and a cache might give up."""
+        return [*self.cache.lists(), *(self.draft_cache.lists() if self.draft_cache is not None else ())]
+
+    def shape(self, T: int) -> tuple[object, ...]:
+        """All that the passes of a step with T tokens a row depend on beside tensors."""
+        return T, *self._behind, self.reads(T), self.reads(max(1, *self._behind, T))
+
+    def after(self, T: int, lacking: Sequence[int]) -> None:
+        """A step was replayed that, when it was captured, left the heads lacking so much."""
+        self._behind = list(lacking)
+        self.longest = min(self.longest + T, self.capacity)
 
     def draft(self, heads: int) -> Tensor:
         """Logits of the first drafting heads at each sequence's last position, (B, J, U)."""
@@ -173,8 +222,7 @@ class Live:
         sequence's last position. Sequences that lack fewer positions have some made a second time."""
         assert self._read is not None
         assert self.draft_cache is not None
-        M = max(1, *self._behind[:heads])
-        self.caught_up = M
+        M = max(1, self.lacking(heads))
         self._behind[:heads] = [0] * heads
         where = self._latest(self.lengths_B, M)
         z_RD = self._read[where.slot_R, where.position_R]
@@ -184,5 +232,9 @@ class Live:
     def _latest(self, ends_B: Tensor, T: int) -> Pass:
         """The T positions before these ends; before a sequence's start its first position takes their place."""
         positions_BT = (ends_B[:, None] - T + torch.arange(T, device=self.device)).clamp_(min=0)
-        longest = int(ends_B.max())
+        longest = self.reads(T) if self.fixed_rows else int(ends_B.max())
         return locate(tuple(self.slots), self.slots_B, positions_BT, longest, self.network.angles_PC)
+
+    def reads(self, T: int) -> int:
+        """Positions that a pass of T tokens a row reads, of fixed rows."""
+        return min(self.capacity, -(-(self.longest + T) // GRAIN) * GRAIN)

@@ -11,6 +11,7 @@ neighbours. A draft thrown away unseen leaves its number to the next one for tha
 Shape suffixes: B sequences, T positions verified, J drafts (T - 1), V vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,21 +56,33 @@ class Samplers:
     top_k_B: Tensor
     top_p_B: Tensor
     seed_B: Tensor
+    cuts: bool
+    """Whether any of the rows, or of those that may come, uses top-k or top-p: known without asking the device."""
 
     @classmethod
-    def of(cls, rows: list[Sampling], device: torch.device) -> "Samplers":
+    def of(cls, rows: Sequence[Sampling], device: torch.device, cuts: bool = False) -> "Samplers":
+        """cuts: rows that come later will use top-k or top-p."""
         return cls(
             torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=device),
             torch.tensor([row.top_k for row in rows], dtype=torch.long, device=device),
             torch.tensor([row.top_p for row in rows], dtype=torch.float32, device=device),
             torch.tensor([row.seed for row in rows], dtype=torch.long, device=device),
+            cuts or any(row.top_k > 0 or row.top_p < 1 for row in rows),
         )
 
     def joined(self, others: "Samplers") -> "Samplers":
-        return Samplers(*(torch.cat(pair) for pair in zip(self._parts(), others._parts(), strict=True)))
+        parts = zip(self._parts(), others._parts(), strict=True)
+        temperature_B, top_k_B, top_p_B, seed_B = (torch.cat(pair) for pair in parts)
+        return Samplers(temperature_B, top_k_B, top_p_B, seed_B, self.cuts or others.cuts)
 
     def kept(self, rows: Tensor) -> "Samplers":
-        return Samplers(*(part[rows] for part in self._parts()))
+        temperature_B, top_k_B, top_p_B, seed_B = (part[rows] for part in self._parts())
+        return Samplers(temperature_B, top_k_B, top_p_B, seed_B, self.cuts)
+
+    def put(self, row: int, others: "Samplers") -> None:
+        """Give a row the only one of others, in place."""
+        for part, other in zip(self._parts(), others._parts(), strict=True):
+            part[row] = other[0]
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.temperature_B, self.top_k_B, self.top_p_B, self.seed_B
@@ -82,7 +95,7 @@ class Samplers:
         temperature = torch.where(self.temperature_B == 0, 1.0, self.temperature_B)[:, None, None]
         # from the largest down, so that no temperature is too small to divide by
         p_BTV = ((logits_BTV - logits_BTV.amax(-1, keepdim=True)) / temperature).softmax(-1)
-        if bool((self.top_k_B > 0).any() | (self.top_p_B < 1).any()):
+        if self.cuts:
             p_BTV = self._cut(p_BTV)
         return torch.where(greedy_B11, torch.zeros_like(p_BTV).scatter_(-1, best, 1.0), p_BTV)
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from components.decoding.checks import ids_hash
-from components.decoding.engine import AcceptedCounts, Decoder, Step
+from components.decoding.engine import Decoder
 from components.decoding.limits import step_limit
-from components.decoding.live import PARTS
+from components.decoding.loop import AcceptedCounts, Step
 from components.decoding.machine import RoofMeter, watch_neighbours
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
@@ -240,7 +240,7 @@ def _figures(
             "speedup_low": min(speedups),
             "speedup_high": max(speedups),
             "tokens_per_second": statistics.median(arm.rate(i) for i in rounds),
-            "parts_ms": {part: 1e3 * sum(s[part] for s in arm.seconds) / arm.passes for part in PARTS},
+            "parts_ms": {part: 1e3 * sum(s[part] for s in arm.seconds) / arm.passes for part in arm.seconds[0]},
             "ids_hash": arm.ids_hash,
             "quiet": quiet,
             "read_gb_per_second": roofs.read_bytes_per_second / 1e9,
