@@ -46,8 +46,8 @@ class DecodeSubject(DecodingConfig):
     transformers: bool = True
     """Whether transformers' own decoding is timed beside ours, if installed: of the checkpoint, or else of the 110m."""
     equality: float = 1.0
-    """Without a checkpoint: share of 100,000 tokens, in each dtype, for which every k and batch is held against
-    next-token decoding; of the fast mode a quarter."""
+    """Without a checkpoint: share of 100,000 tokens, in each dtype and over the arrangements of the heads together, for
+    which every k and batch is held against next-token decoding; of the fast mode a quarter."""
     cores: int | None = None
     """CPU cores to use; None: all."""
     batches: tuple[int, ...] = (1, 4, 16)
@@ -204,11 +204,11 @@ def _shards_beside(checkpoint: Path) -> Path:
 def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
     import torch
 
+    from components.decoding.arrangements import equality_of_arrangements
     from components.decoding.benchmark import heads_to_measure
     from components.decoding.beside import beside_transformers
-    from components.decoding.checks import equality
     from components.decoding.machine import describe
-    from components.decoding.synthetic import SIZES, random_model, time_cases
+    from components.decoding.synthetic import SIZES, time_cases
 
     if unknown := sorted(set(subject.models) - set(SIZES)):
         raise ValueError(f"models has {', '.join(unknown)}; there are {', '.join(SIZES)}")
@@ -233,21 +233,7 @@ def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
             SIZES["110m"], subject.batches, dtype, subject.repeats, subject.new_tokens, cores, subject.seed, device, say
         )
     torch.set_num_threads(cores)
-    say("equality of all k and batches")
-    checks = (
-        []
-        if not subject.equality
-        else [
-            equality(
-                random_model(SIZES["tiny"].model, subject.seed, device),
-                getattr(torch, name),
-                invariant,
-                subject.equality * (1 if invariant else 0.25),
-            )
-            for name in ("float32", "bfloat16")
-            for invariant in (True, False)
-        ]
-    )
+    checks = equality_of_arrangements(subject.equality, subject.seed, device, say) if subject.equality else []
     return {
         "subject": "decode",
         "text": "invalid: random weights, acceptance drawn",

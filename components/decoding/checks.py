@@ -167,20 +167,18 @@ def equality(
     limits = [generator.randint(*new_tokens) for _ in prompts]
     expected = [decoder.generate([prompt], limit).tokens[0] for prompt, limit in zip(prompts, limits, strict=True)]
     hashes = {"next-token": ids_hash(expected)}
-    compared, found = 0, []
+    compared, found, forward = 0, [], 1.0
     for batch, share in ((1, 12), (4, 4), (16, 1)):
         some = range(max(1, count // share))
         ks: tuple[Any, ...] = (*range(1, model.config.n_future_tokens + 1), "adaptive")
         for k in ks:
             if batch == k == 1:
                 continue
-            made = decoder.generate(
-                [prompts[i] for i in some],
-                [limits[i] for i in some],
-                k=k,
-                batch=batch,
-            ).tokens
+            generation = decoder.generate([prompts[i] for i in some], [limits[i] for i in some], k=k, batch=batch)
+            made = generation.tokens
             compared += sum(map(len, made))
+            if k == model.config.n_future_tokens:
+                forward = generation.tokens_per_forward
             hashes[f"k {k}, batch {batch}, {len(some)} prompts"] = ids_hash(made)
             for i in some:
                 if made[i] != expected[i]:
@@ -189,9 +187,12 @@ def equality(
                     found.append({"k": k, "batch": batch, "prompt": i, "position": place, "margin": margin})
     noise = row_noise(decoder, prompts[:4], 16)
     return {
+        "arrangement": model.config.arrangement,
+        "n_future_tokens": model.config.n_future_tokens,
         "dtype": str(dtype).removeprefix("torch."),
         "mode": "row-invariant" if row_invariant else "fast",
         "tokens": compared,
+        "tokens_per_forward": forward,
         "differences": found,
         "row_noise": noise,
         "explained": all(difference["margin"] <= noise for difference in found),
