@@ -16,8 +16,8 @@ from torch import Tensor
 
 PAGE = 64
 """Positions whose keys lie together, and the step in which the number of positions read grows."""
-MOST_BAGS = 16
-"""Lists of what sums take that are kept: one per number of rows and of pages."""
+MOST_BAGS = 12
+"""Lists of what sums take that are kept: one per sequences, tokens a row, pages and layers."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,8 @@ class BagCache:
         self.keys = torch.zeros((layers, slots, kv_heads, self.pages, head_dim, PAGE), dtype=dtype, device=device)
         self.values = torch.zeros((layers, slots, kv_heads, self.pages * PAGE, head_dim), dtype=dtype, device=device)
         self._views: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        self._bags_of: tuple[int, ...] = ()
-        self._bags: dict[tuple[int, int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-        """Of the slots used last: what each sum takes, by what it depends on besides."""
+        self._bags: dict[tuple[tuple[int, ...], int, int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        """What each sum takes, by what it depends on; the one used last at the end."""
 
     def write(self, first: int, count: int, where: Pass, keys_RJKE: Tensor, values_RJKE: Tensor) -> None:
         """Put the rows' keys and values of `count` layers from `first` on in their places."""
@@ -114,12 +113,12 @@ class BagCache:
         _, _, keys, values = self._layers(first, count)
         R, N, E = q_RNE.shape
         pages = where.S // PAGE
-        if where.slots != self._bags_of or len(self._bags) >= MOST_BAGS:
-            self._bags_of, self._bags = where.slots, {}
-        kind = (where.T, pages, count, N)
-        if kind not in self._bags:
-            self._bags[kind] = self._make_bags(where.slots, *kind)
-        key_rows, key_starts, value_rows, value_starts = self._bags[kind]
+        kind = (where.slots, where.T, pages, count, N)
+        bags = self._bags.pop(kind, None) or self._make_bags(where.slots_B, *kind[1:])
+        self._bags[kind] = bags
+        if len(self._bags) > MOST_BAGS:
+            del self._bags[next(iter(self._bags))]
+        key_rows, key_starts, value_rows, value_starts = bags
         weights = q_RNE.unsqueeze(2).expand(R, N, pages, E).reshape(-1)
         scores = _sums(keys, key_rows, key_starts, weights)
         scores_BTNS = scores.view(where.B, where.T, N, where.S) + where.mask_BT1S
@@ -127,7 +126,7 @@ class BagCache:
         return _sums(values, value_rows, value_starts, shares).view(R, N * E)
 
     def lists(self) -> list[object]:
-        """What `attend` may read beside the cache, as long as the slots are the same."""
+        """What `attend` has read beside the cache of late."""
         return list(self._bags.values())
 
     def _layers(self, first: int, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -144,14 +143,13 @@ class BagCache:
         return self._views[first, count]
 
     def _make_bags(
-        self, slots: tuple[int, ...], T: int, pages: int, count: int, N: int
+        self, slots_B: Tensor, T: int, pages: int, count: int, N: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The rows that each sum takes, and where each sum's begin, for keys and for values."""
-        device, B, E, S = self.keys.device, len(slots), self.head_dim, pages * PAGE
+        device, B, E, S = self.keys.device, slots_B.shape[0], self.head_dim, pages * PAGE
         head = torch.arange(N, device=device)
         layer, kv_head = head // (N // count), head % (N // count) // (N // count // self.kv_heads)
-        slot = torch.tensor(slots, device=device)[:, None]
-        block_BN = (layer * self.slots + slot) * self.kv_heads + kv_head
+        block_BN = (layer * self.slots + slots_B[:, None]) * self.kv_heads + kv_head
         page = torch.arange(pages, device=device)[:, None]
         key = (block_BN[:, None, :, None, None] * self.pages + page) * E + torch.arange(E, device=device)
         value = block_BN[:, None, :, None] * (self.pages * PAGE) + torch.arange(S, device=device)

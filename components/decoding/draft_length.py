@@ -50,9 +50,10 @@ class Experience:
     def __init__(self, n: int) -> None:
         self._log_cost: dict[tuple[int, int, int], float] = {}
         self._trust: dict[tuple[int, int, int], float] = {}
+        self._times: dict[tuple[int, int, int], int] = {}
         self._log_pace = 0.0
         self.spare_seconds = 0.0
-        """Left of the budget for trying."""
+        """Left of the budget for trying; below 0 where more was spent."""
         # one accepted of one tried at each place: hopeful at first, and soon outweighed
         self.accepted, self.tried = [1.0] * (n - 1), [1.0] * (n - 1)
 
@@ -68,8 +69,10 @@ class Experience:
         key, found = _key(sequences, k), math.log(seconds)
         for other in self._trust:
             self._trust[other] *= FADE
-        if key not in self._log_cost:
-            self._log_cost[key], self._trust[key] = found - self._log_pace, 1.0
+        times = self._times[key] = self._times.get(key, 0) + 1
+        if times <= 2:  # a first time may be far too long, never too short
+            before = self._log_cost.get(key, math.inf)
+            self._log_cost[key], self._trust[key] = min(before, found - self._log_pace), float(times)
             return
         trust = self._trust[key] = min(self._trust[key] + 1, MOST_TIMES)
         surprise = found - self._log_cost[key] - self._log_pace
@@ -77,6 +80,10 @@ class Experience:
             surprise = min(max(surprise, -SURPRISE), SURPRISE)
             self._log_pace += PACE * surprise
         self._log_cost[key] += surprise / trust
+
+    def times(self, sequences: int, k: int) -> int:
+        """How many times were measured."""
+        return self._times.get(_key(sequences, k), 0)
 
     def trust(self, sequences: int, k: int) -> float:
         """How many times the cost rests on, older ones counting less; 0 where none was measured."""
@@ -103,8 +110,10 @@ class DraftLength:
         experience.another_text()
         self._since_longest = 0
         self._best = n
-        self._trying, self._steps_trying = 0, 0
+        self.trying, self._steps_trying = 0, 0
         """The k that is being tried, 0: none."""
+        self._unusual = 0
+        """Steps in a row that told nothing of their usual time, of a k of which little else is known."""
         self._catching_up = 0.0
         """Seconds that heads last took to make up for what they had missed."""
 
@@ -115,17 +124,18 @@ class DraftLength:
     def choose(self, sequences: int) -> int:
         """The k of the next step."""
         longest = self.choices[-1]
-        for end in (longest, 1):  # the longest first: what it shows of acceptance serves all
-            if not self._known.trust(sequences, end):
-                return end
+        for times in (1, 2):
+            for end in (longest, 1):  # the longest first: what it shows of acceptance serves all
+                if self._known.times(sequences, end) < times:
+                    return end
         seconds = self._seconds(sequences)
         rate = {k: self._tokens(k) / seconds[k] for k in self.choices}
         good = [k for k in self.choices if rate[k] >= TIE * max(rate.values())]
         best = self._best = self._best if self._best in good else good[0]
-        if self._trying and self._steps_trying < MOST_STEPS_TRYING:
+        if self.trying and self._steps_trying < MOST_STEPS_TRYING:
             self._steps_trying += 1
-            return self._trying
-        self._trying = 0
+            return self.trying
+        self.trying = 0
         doubtful = self._may_be_best(sequences, rate)
         if doubtful is None and best != longest and self._since_longest >= LEAST_STEPS_BETWEEN:
             doubtful = longest
@@ -134,12 +144,14 @@ class DraftLength:
         loss = 2 * seconds[doubtful] * max(0.0, 1 - rate[doubtful] / rate[best])
         if doubtful > best:
             loss += self._catching_up
-        # a k that was never timed is worth a little more than the budget
-        more = 3 * seconds[best] if self._known.trust(sequences, doubtful) < 1 else 0.0
-        if loss > self._known.spare_seconds + more:
+        # a k that was never timed is worth going a little into debt
+        debt = 3 * seconds[best] if not self._known.times(sequences, doubtful) else 0.0
+        # what lay by while drafts were good is not spent all at once when they are bad
+        spare = min(self._known.spare_seconds, 4 * seconds[longest])
+        if loss > spare + debt:
             return best
-        self._known.spare_seconds = max(0.0, self._known.spare_seconds - loss)
-        self._trying, self._steps_trying = doubtful, 1
+        self._known.spare_seconds = spare - loss
+        self.trying, self._steps_trying = doubtful, 1
         return doubtful
 
     def saw(self, sequences: int, k: int, accepted: Sequence[int], seconds: float, usual: bool) -> None:
@@ -147,10 +159,11 @@ class DraftLength:
         known = self._known
         known.spare_seconds += BUDGET * seconds
         self._since_longest = 0 if k == self.choices[-1] else self._since_longest + 1
-        if usual:
+        self._unusual = 0 if usual or known.times(sequences, k) > 1 else self._unusual + 1
+        if usual or self._unusual > MOST_STEPS_TRYING:  # where no step is usual, they are what a step takes
             known.add(sequences, k, seconds)
-            if k == self._trying:
-                self._trying = 0
+            if k == self.trying:
+                self.trying = 0
         elif (usually := known.seconds(sequences, k)) is not None:
             self._catching_up = max(0.0, seconds - usually)
         weight = 1 / len(accepted) ** 0.5  # the rows of a batch often do alike
@@ -164,11 +177,14 @@ class DraftLength:
             reached = passed
 
     def _may_be_best(self, sequences: int, rate: dict[int, float]) -> int | None:
-        """Of the k whose cost is not well known and that may be better than the best, the most promising."""
+        """Of the k whose cost is not well known and that may be better than the best, the most promising. One that is
+        as good within TIE is known well enough once its cost is settled."""
         hopes = {}
         for k in self.choices:
-            hope = rate[k] * (1 + DOUBT / max(self._known.trust(sequences, k), 0.5) ** 0.5)
-            if k != self._best and hope > rate[self._best]:
+            trust = self._known.trust(sequences, k)
+            hope = rate[k] * (1 + DOUBT / max(trust, 0.5) ** 0.5)
+            settled = trust >= SETTLED and TIE * rate[self._best] <= rate[k] <= rate[self._best] / TIE
+            if k != self._best and hope > rate[self._best] and not settled:
                 hopes[k] = hope
         return max(hopes, key=lambda k: hopes[k]) if hopes else None
 

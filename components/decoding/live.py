@@ -159,11 +159,9 @@ class Live:
 
     def drafts_at_once(self, heads: int) -> bool:
         """Whether `verify` can draft with so many heads, and whether that takes less time: they share head 0's
-        unembedding, have seen all so far, and reading it once for more rows is faster than twice for few."""
+        unembedding, and reading it once for more rows is faster than twice for few. They must have seen all before."""
         network, T = self.network, heads + 1
         if network.config.arrangement == "replicated" or network.draft_ids is not None:
-            return False
-        if self.draft_cache is not None and max(self._behind[:heads]) > 0:
             return False
         if self.B * T * T > MOST_ROWS_AT_ONCE:
             return False
@@ -189,22 +187,33 @@ class Live:
         """Latest positions that the caches of the first heads may lack; 0 where they have none."""
         return max(self._behind[:heads], default=0) if self.draft_cache is not None else 0
 
-    def lacks(self) -> tuple[int, ...]:
-        """Of every head with a cache, positions that it may lack."""
-        return tuple(self._behind)
-
     def held(self) -> list[object]:
         """What captured steps read, and a cache might give up."""
         return [*self.cache.lists(), *(self.draft_cache.lists() if self.draft_cache is not None else ())]
 
-    def shape(self, T: int) -> tuple[object, ...]:
-        """All that the passes of a step with T tokens a row depend on beside tensors."""
-        return T, *self._behind, self.reads(T), self.reads(max(1, *self._behind, T))
+    def shape(self, k: int, from_last: bool) -> tuple[int, ...]:
+        """All that the passes of a step with k tokens a row depend on beside tensors and whether it drafts at once.
+        from_last: its drafts are there already."""
+        M = 0 if from_last or k == 1 else max(1, self.lacking(k - 1))
+        return k, M, self.reads(k), self.reads(M)
 
-    def after(self, T: int, lacking: Sequence[int]) -> None:
-        """A step was replayed that, when it was captured, left the heads lacking so much."""
-        self._behind = list(lacking)
-        self.longest = min(self.longest + T, self.capacity)
+    def replayed(self, k: int, at_once: bool, from_last: bool) -> None:
+        """What `draft`, `verify` and `keep` note in Python, for a step that did not come by here."""
+        J = min(k - 1, len(self._behind))
+        if not from_last:
+            self._behind[:J] = [0] * J
+        self._behind = [missing + k for missing in self._behind]
+        if at_once:
+            self._behind[:J] = [0] * J
+        self.longest = min(self.longest + k, self.capacity)
+
+    def noted(self) -> tuple[list[int], int]:
+        """What Python notes, for taking it back."""
+        return list(self._behind), self.longest
+
+    def take_back(self, noted: tuple[list[int], int]) -> None:
+        """As it was noted before a step that failed."""
+        self._behind, self.longest = list(noted[0]), noted[1]
 
     def draft(self, heads: int) -> Tensor:
         """Logits of the first drafting heads at each sequence's last position, (B, J, U)."""

@@ -6,7 +6,7 @@ sequence in Python: joining, leaving, `stop` and `on_step` if given, and, after 
 by prompt.
 
 Shape suffixes: B rows of the batch, T tokens fed to each, J drafts (T - 1), V vocabulary, U symbols that may be
-drafted, X columns of what a step reports.
+drafted, X columns of what a step reports, N steps, S stop tokens.
 """
 
 import time
@@ -56,13 +56,13 @@ class Generation:
     """Lengths of the runs emitted together; they sum to len(tokens). The first is the prompt's own: 1 token."""
     steps: list[Step] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
-    """The steps' time by part, as `live.PARTS` names them."""
+    """The steps' time by part, as `live.PARTS` names them; empty on a GPU, where steps are not timed in parts."""
     finished_seconds: list[float] = field(default_factory=list)
-    """Per prompt, from the call to its last token."""
+    """Per prompt, from the call to the look at its last token."""
     joined_seconds: list[float] = field(default_factory=list)
     """Per prompt, from the call until it was its turn to be read."""
     prefill_seconds: float = 0.0
-    """Allocation, reading the prompts and the first token of each."""
+    """Allocation, reading the prompts and the first token of each; on a GPU capturing steps too."""
     decode_seconds: float = 0.0
     """All steps, the time in `on_step` aside."""
 
@@ -106,7 +106,7 @@ class Loop:
         network.prepare(capacity, most > 1)
         self.live = Live(network, batch, capacity, most - 1, fixed_rows)
         device = self.device = network.device
-        self.graphs = Graphs() if fixed_rows and device.type == "cuda" else None
+        self.graphs = Graphs(device) if fixed_rows and device.type == "cuda" else None
         self.stop_ids = frozenset(stop_ids)
         self.stop_ids_S = torch.tensor(sorted(stop_ids), dtype=torch.long, device=device)
         self.waiting = list(range(len(prompts)))[::-1]
@@ -121,7 +121,7 @@ class Loop:
         self.accepted_B: Tensor | None = None
         """What `draw_accepted` drew for this step."""
         self.drafted_BJU: Tensor | None = None
-        """Logits of the next drafts, where verification made them at once."""
+        """Logits of the next drafts, where verification made them at once; of fixed rows for all J heads in use."""
         self.has_drafted = 0
         """For how many drafts they are good now."""
         self.emitted: list[tuple[Sequence[int | None], Tensor]] = []
@@ -195,48 +195,63 @@ class Loop:
 
     def _steps(self, ahead: bool) -> None:
         """One step, or, of fixed rows, `ahead` some before looking at what they did."""
-        began = time.perf_counter()
+        began, captured = time.perf_counter(), self._capturing()
         live, B = self.live, self.live.B
         k = self.k if self.length is None else self.length.choose(B)
         J = k - 1
+        asking = time.perf_counter()
         at_once = bool(J) and live.drafts_at_once(J)
+        began += time.perf_counter() - asking  # what it measures now and then is not the step's
         from_last = J > 0 and self.has_drafted >= J
         lacking = 0 if from_last else live.lacking(J)
-        steady = lacking <= k and from_last == at_once
-        count = self._steps_to(k) if self.fixed_rows and ahead and steady else 1
-        reports = []
+        caught_up = lacking if lacking > max(1, self.last_k) else 0
+        steady = not caught_up and lacking <= k and from_last == at_once
+        trying = self.length is not None and self.length.trying
+        count = self._steps_to(k) if self.fixed_rows and ahead and steady and not trying else 1
+        reports, usual = [], not caught_up and at_once == from_last
         for _ in range(count):
             if self.draw_accepted is not None and J:
                 self._set_accepted(self.draw_accepted(B, k))
-            reports.append(self._pass(k, at_once, from_last))
-        caught_up = lacking if lacking > max(1, self.last_k) else 0
-        whole_BX = torch.stack(reports).cpu() if self.fixed_rows else reports[0][None]
-        accepted = self._look(whole_BX, k)
-        seconds = (time.perf_counter() - began) / len(accepted)
+            report_BX, as_usual = self._pass(k, at_once, from_last)
+            reports.append(report_BX)
+            usual = usual and as_usual
+        whole_NBX = torch.stack(reports).cpu() if self.fixed_rows else reports[0][None]
+        accepted = self._look(whole_NBX, k)
+        captured = self._capturing() - captured
+        self.prefill_seconds += captured
+        seconds = time.perf_counter() - began - captured
         for step in accepted:
             if self.length is not None:
                 # where heads had to catch up, or drafts were made before and during the step, it took longer
-                self.length.saw(B, k, step, seconds, not caught_up and at_once == from_last)
-            self.steps.append(Step(k, step, seconds, caught_up))
+                self.length.saw(B, k, step, seconds / count, usual)
+            # steps after which all had ended are part of the others' time
+            self.steps.append(Step(k, step, seconds / len(accepted), caught_up))
         self.last_k = k
 
+    def _capturing(self) -> float:
+        """Seconds spent on capturing so far."""
+        return 0.0 if self.graphs is None else self.graphs.seconds
+
     def _steps_to(self, k: int) -> int:
-        """Steps in which no sequence can reach its limit, as far as the device may run ahead."""
+        """Steps of which only the last may bring a sequence to its limit, as far as the device may run ahead."""
         left = min(self.limits[row] - self.made[row] for row in self.rows if row is not None)
         return max(1, min(MOST_STEPS_AHEAD, -(-left // k)))
 
-    def _pass(self, k: int, at_once: bool, from_last: bool) -> Tensor:
-        """A step, replayed where that can be; what it reports, (B, X)."""
+    def _pass(self, k: int, at_once: bool, from_last: bool) -> tuple[Tensor, bool]:
+        """A step, replayed where that can be: what it reports, (B, X), and whether it took its usual time."""
         self.has_drafted = k - 1 if at_once else 0
         if self.graphs is None:
-            return self._step(k, at_once, from_last)
-        shape = (k, at_once, from_last, *self.live.shape(k))
-        report_BX, after = self.graphs.run(
-            shape, lambda: self._step(k, at_once, from_last), lambda: (self.live.lacks(), self.live.held())
+            return self._step(k, at_once, from_last), True
+        noted = self.live.noted()
+        report_BX, replayed = self.graphs.run(
+            (at_once, from_last, *self.live.shape(k, from_last)),
+            lambda: self._step(k, at_once, from_last),
+            self.live.held,
+            lambda: self.live.take_back(noted),
         )
-        if after is not None:
-            self.live.after(k, after[0])
-        return report_BX.clone()
+        if replayed:
+            self.live.replayed(k, at_once, from_last)
+        return report_BX.clone(), replayed
 
     def _step(self, k: int, at_once: bool, from_last: bool) -> Tensor:
         """Draft, verify, accept; by tensors alone. Columns of the report: k tokens; how many of them are emitted;
@@ -283,6 +298,7 @@ class Loop:
         self.drafted_BJU[:, :J].copy_(drafted_BJU)
 
     def _set_accepted(self, accepted_B: Tensor) -> None:
+        """Where the next step finds what counts as accepted, (B,)."""
         if self.accepted_B is not None and self.fixed_rows:
             self.accepted_B.copy_(accepted_B)
         else:

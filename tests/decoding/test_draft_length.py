@@ -7,6 +7,7 @@ import torch
 
 from components.decoding.draft_length import DraftLength, Experience, choices
 from components.decoding.engine import Decoder
+from components.decoding.live import Live
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
@@ -95,6 +96,56 @@ def test_a_first_call_pays_little_for_learning(sequences: int) -> None:
         simulated({k: 0.95 + 0.05 * k for k in choices(8)}, [0.96] * 7, 100, sequences, seed)[0] for seed in range(20)
     ]
     assert sum(shares) / 20 > 0.93
+
+
+@pytest.mark.parametrize("bad", [1, 4])
+def test_one_bad_first_time_does_not_decide(bad: int) -> None:
+    """The first step with a k takes eight times as long as the others with it."""
+    length, r = DraftLength(4, Experience(4)), {1: 1.0, 2: 1.1, 3: 1.2, 4: 1.3}
+    chosen: list[int] = []
+    for _ in range(60):
+        k = length.choose(1)
+        length.saw(1, k, [k - 1], r[k] * (8 if k == bad and k not in chosen else 1), True)
+        chosen.append(k)
+    assert chosen[20:].count(4) >= 38
+
+
+def test_what_lies_by_is_not_spent_at_once() -> None:
+    """After long with drafts that are right comes long with drafts that never are: little time is lost on them."""
+    length, r = DraftLength(4, Experience(4)), {1: 1.0, 2: 1.5, 3: 2.0, 4: 2.5}
+    seconds = 0.0
+    for step in range(22_000):
+        k = length.choose(1)
+        length.saw(1, k, [k - 1 if step < 20_000 else 0], r[k], True)
+        seconds += r[k] if step >= 20_100 else 0
+    assert seconds < 1.02 * 1900
+
+
+def test_a_k_without_a_usual_step_is_timed_all_the_same() -> None:
+    length, chosen = DraftLength(4, Experience(4)), []
+    for _ in range(60):
+        k = length.choose(1)
+        length.saw(1, k, [0], float(k), False)
+        chosen.append(k)
+    assert chosen[30:].count(1) > 25
+
+
+def test_heads_that_were_away_draft_at_once_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a step without drafts, one draft before verification, and from then on along with it."""
+    config = ModelConfig(dim=32, layers=6, n_attention_heads=2, vocabulary_size=50, n_future_tokens=4)
+    model = MultiTokenTransformer(config)
+    model.init_weights(0)
+    decoder = Decoder(model.eval())
+    monkeypatch.setattr(decoder.network, "unembedding_seconds", lambda rows: 1.0)
+    asked = []
+    verify = Live.verify
+    monkeypatch.setattr(Live, "verify", lambda self, t, heads=0: asked.append(heads) or verify(self, t, heads))
+    draft = Live.draft
+    monkeypatch.setattr(Live, "draft", lambda self, heads: asked.append("draft") or draft(self, heads))
+    plan = iter([4, 4, 1, 4, 4, 2, 4, 4] + [1] * 99)
+    monkeypatch.setattr(DraftLength, "choose", lambda self, sequences: next(plan))
+    decoder.generate([[1, 2, 3]], 40, k="adaptive")
+    assert asked[:12] == ["draft", 3, 3, 0, "draft", 3, 3, 1, "draft", 3, 3, 0]
 
 
 def test_times_by_one_number_of_threads_do_not_speak_for_another() -> None:

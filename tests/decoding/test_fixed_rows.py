@@ -9,11 +9,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from components.decoding import live as live_module
 from components.decoding import loop as loop_module
 from components.decoding import room
+from components.decoding.cache import Pass
 from components.decoding.draft_length import DraftLength, Experience
 from components.decoding.engine import Decoder
 from components.decoding.graphs import Graphs
+from components.decoding.live import Live
 from components.decoding.loop import Loop
 from components.decoding.sampling import Sampling
 from components.model.config import ModelConfig
@@ -105,11 +108,12 @@ class OnlyOnTheDevice(TorchDispatchMode):
         return made
 
 
+@pytest.mark.parametrize("bags", [False, True])
 @pytest.mark.parametrize("sampled", [False, True])
 @pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
 def test_a_step_can_be_captured(
-    arrangement: str, at_once: bool, sampled: bool, monkeypatch: pytest.MonkeyPatch
+    arrangement: str, at_once: bool, sampled: bool, bags: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run with tensors that have a shape but no content, by the code that GPUs take: whatever would read one fails."""
     if at_once and arrangement == "replicated":
@@ -122,6 +126,7 @@ def test_a_step_can_be_captured(
     ways = [Sampling(0.8, top_k=5) if sampled else Sampling()] * 3
     with torch.device("meta"), torch.inference_mode():
         decoder = Decoder(MultiTokenTransformer(config), torch.bfloat16, row_invariant=False, fixed_rows=True)
+        decoder.network._on_bags = bags
         loop = Loop(
             decoder.network, [[1, 2, 3]] * 3, [9] * 3, ways, 4, 3, {7}, None, None, Experience(4), decoder.fixed_rows
         )  # fmt: skip
@@ -132,46 +137,103 @@ def test_a_step_can_be_captured(
             for k, once, before in ((4, False, False), (4, at_once, False), (4, at_once, at_once), (1, False, False)):
                 report_BX = loop._step(k, once, before)
                 assert report_BX.shape == (3, k + 3)
-                assert loop.live.shape(k) is not None
+                assert len(loop.live.shape(k, before)) == 4
 
 
-def test_what_a_replayed_step_leaves_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that Python does in a step is either in the shape that a graph is kept by, or made up for after a
-    replay: with steps that Python runs, but whose traces in Python are taken back, tokens are the same."""
+class Recorded:
+    """In place of `Graphs`: steps with a shape that was there before are run, but what Python notes in them is taken
+    back, as in a replay; and all that their passes are given beside tensors must be what it was the first time."""
 
-    class Replayed(Graphs):
-        replays = 0
+    seconds = 0.0
 
-        def run(self, shape: Any, step: Any, state: Any) -> Any:
-            live = self.loop.live
-            before = live._behind, live.longest
-            if shape not in self._seen:
-                self._seen.add(shape)
-                made = step()
-                self._graphs[shape] = None, made, state()
-                return made, None
-            made = step()
-            live._behind, live.longest = before
-            self.replays += 1
-            return made, self._graphs[shape][2]
+    def __init__(self, live: Live) -> None:
+        self.live, self.known, self.replays = live, {}, 0
+        self.calls: list[Any] = []
 
-    made_loops = []
+    def run(self, shape: Any, step: Any, held: Any, take_back: Any) -> Any:
+        self.calls.clear()
+        made = step()
+        calls = list(self.calls)
+        if shape not in self.known:
+            self.known[shape] = calls
+            return made, False
+        assert calls == self.known[shape], shape
+        take_back()
+        self.replays += 1
+        return made, True
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_steps_of_one_shape_do_the_same(arrangement: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over positions read that grow, with every k, refilled rows, drafting before verification and along with it: as
+    many drafts are accepted as without replays."""
+    monkeypatch.setattr(live_module, "GRAIN", 64)
+    recorded: list[Recorded] = []
     start = Loop.__init__
 
     def with_graphs(self: Loop, *arguments: Any) -> None:
         start(self, *arguments)
-        self.graphs = Replayed()
-        self.graphs.loop = self  # type: ignore[attr-defined]
-        made_loops.append(self)
+        self.graphs = Recorded(self.live)  # type: ignore[assignment]
+        recorded.append(self.graphs)  # type: ignore[arg-type]
 
-    for arrangement in ARRANGEMENTS:
-        model, prompts = sharp_model(arrangement), prompts_of(len(LIMITS))
-        expected = Decoder(model, row_invariant=True).generate(prompts, LIMITS).tokens
-        with monkeypatch.context() as patched:
-            patched.setattr(Loop, "__init__", with_graphs)
-            coming = iter([4, 4, 4, 1, 1, 4, 4, 2, 2, 2, 3, 4, 4] * 40)
-            patched.setattr(DraftLength, "choose", lambda self, sequences, coming=coming: next(coming))
-            for k in (1, 4, "adaptive"):
-                decoder = Decoder(model, row_invariant=True, fixed_rows=True)
-                assert decoder.generate(prompts, LIMITS, k=k, batch=4).tokens == expected  # type: ignore[arg-type]
-    assert all(loop.graphs.replays > 3 for loop in made_loops)
+    model, prompts = sharp_model(arrangement), [[1, 2], [3] * 70, [5] * 150, [7], [8, 9]]
+    limits = [150, 90, 40, 120, 200]
+    plan = [4, 4, 4, 1, 1, 4, 4, 2, 2, 2, 4, 4, 1, 3, 4, 4] * 60
+    for at_once in (True, False):
+        expected = Decoder(model, row_invariant=True)
+        decoder = Decoder(model, row_invariant=True, fixed_rows=True)
+        for network in (expected.network, decoder.network):
+            monkeypatch.setattr(
+                network, "unembedding_seconds", lambda rows, at_once=at_once: 1.0 if at_once else rows**2
+            )
+        for k in (1, 4, "adaptive"):
+            coming = [iter(plan), iter(plan)]
+            monkeypatch.setattr(DraftLength, "choose", lambda self, sequences, coming=coming: next(coming[0]))
+            right = expected.generate(prompts, limits, k=k, batch=3)  # type: ignore[arg-type]
+            del coming[0]
+            with monkeypatch.context() as patched:
+                patched.setattr(Loop, "__init__", with_graphs)
+                patched.setattr(loop_module, "MOST_STEPS_AHEAD", 1 if k == "adaptive" else 8)
+                for name in ("_latest", "draft", "verify"):
+                    patched.setattr(Live, name, spied(name, recorded))
+                made = decoder.generate(prompts, limits, k=k, batch=3)  # type: ignore[arg-type]
+            assert made.tokens == right.tokens
+            assert made.runs == right.runs
+    assert all(one.replays > 3 for one in recorded)
+    assert max(shape[-1] for one in recorded for shape in one.known) > 128
+
+
+def spied(name: str, recorded: list[Recorded]) -> Any:
+    """A method of `Live` that notes what it is given and returns beside tensors."""
+    method = getattr(Live, name)
+
+    def noting(self: Live, *arguments: Any) -> Any:
+        made = method(self, *arguments)
+        if recorded:
+            plain = [a if isinstance(a, int) else tuple(a.shape) for a in arguments]
+            recorded[-1].calls.append((name, plain, made.S if isinstance(made, Pass) else None))
+        return made
+
+    return noting
+
+
+def test_a_step_that_cannot_be_captured_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time, when it would be captured; Python's notes of the attempt are taken back."""
+
+    def fails(self: Graphs, step: Any) -> Any:
+        step()
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    start = Loop.__init__
+
+    def with_graphs(self: Loop, *arguments: Any) -> None:
+        start(self, *arguments)
+        self.graphs = Graphs(self.device)
+
+    noted = []
+    monkeypatch.setattr(Loop, "__init__", with_graphs)
+    monkeypatch.setattr(Graphs, "_capture", fails)
+    monkeypatch.setattr(Live, "take_back", lambda self, before: noted.append(before))
+    with pytest.warns(UserWarning, match="could not be captured"):
+        Decoder(sharp_model("parallel"), fixed_rows=True).generate([[1]], 30, k=4)
+    assert len(noted) == 1
