@@ -129,7 +129,7 @@ def measure(
     the arms (k = 1 first, the choice last) after the warm-up and after every repeat.
 
     Each arm uses the number of threads, of 1, 2, 4, … up to `cores`, that was fastest for it in a first pass, which
-    is not counted: tiny models lose by a second thread. A repeat during which other processes used the machine is
+    is not counted (the choice that of the fastest arm): tiny models lose by a second thread. A repeat during which other processes used the machine is
     made again, at most as often as there are repeats; if too few were quiet, the quietest are kept and marked.
     """
     arms = [Arm(k, batch) for k in (1, *(k for k in heads if k > 1))]
@@ -143,13 +143,19 @@ def measure(
 
     before = torch.get_num_threads()
     try:
+        fastest: list[tuple[float, int]] = []
         for arm in arms:
+            if arm.adaptive:  # what it tries at first says little: the number of the fastest k
+                arm.threads = min(fastest)[1]
+                block(arm, prompts[:batch])
+                continue
             times = []
             for threads in choices:
                 arm.threads = threads
                 block(arm, prompts[:batch])
                 times.append((block(arm, prompts[:batch]).decode_seconds, threads))
             arm.threads = min(times)[1]
+            fastest.append(min(times))
         yield arms
         kept: list[list[Block]] = []
         for attempt in range(2 * repeats):
