@@ -129,8 +129,9 @@ def measure(
     the arms (k = 1 first, the choice last) after the warm-up and after every repeat.
 
     Each arm uses the number of threads, of 1, 2, 4, … up to `cores`, that was fastest for it in a first pass, which
-    is not counted (the choice that of the fastest arm): tiny models lose by a second thread. A repeat during which other processes used the machine is
-    made again, at most as often as there are repeats; if too few were quiet, the quietest are kept and marked.
+    is not counted: tiny models lose by a second thread. (The choice uses that of the fastest arm.) A repeat during
+    which other processes used the machine is made again, at most as often as there are repeats; if too few were quiet,
+    the quietest are kept and marked.
     """
     arms = [Arm(k, batch) for k in (1, *(k for k in heads if k > 1))]
     if decoder.config.n_future_tokens in heads:
