@@ -116,8 +116,7 @@ class Loop:
         """The same as it is now, for keeping."""
         # a row is live as long as it has made less than its limit
         self.last_B, self.made_B, self.limits_B = (torch.zeros_like(self.live.slots_B) for _ in range(3))
-        cuts = any(s.top_k > 0 or s.top_p < 1 for s in samplings)
-        self.samplers = Samplers.of([Sampling()] * self.live.B, device, cuts)
+        self.samplers = Samplers.of([Sampling()] * self.live.B, device, samplings)
         self.accepted_B: Tensor | None = None
         """What `draw_accepted` drew for this step."""
         self.drafted_BJU: Tensor | None = None

@@ -8,17 +8,25 @@ Rows at temperature 0 have all of p and q on the first choice, and the rule beco
 Random numbers are a function of (seed, index of the new token, purpose), so what a row draws does not depend on its
 neighbours. A draft thrown away unseen leaves its number to the next one for that index, of which it says nothing.
 
-Shape suffixes: B sequences, T positions verified, J drafts (T - 1), V vocabulary.
+Shape suffixes: B sequences, T positions verified, J drafts (T - 1), V vocabulary, R rows of either, M most likely
+symbols.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 DRAFT, ACCEPT, CHOOSE = range(3)
 """What a random number is for."""
+FEW = (128, 2048)
+"""So many of the most likely symbols are looked at before all are sorted: on a processor sorting 32,000 takes as long
+as a small model's pass, and of a trained model's distribution a few are mostly enough."""
+BLOCK = 64
+"""Symbols whose weights are summed before it is looked in which of them a draw falls."""
+BELOW_ONE = 1 - 2.0**-52
 
 
 @dataclass(frozen=True)
@@ -58,26 +66,33 @@ class Samplers:
     seed_B: Tensor
     cuts: bool
     """Whether any of the rows, or of those that may come, uses top-k or top-p: known without asking the device."""
+    greedy: bool
+    """The same of temperature 0."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sampling], device: torch.device, cuts: bool = False) -> "Samplers":
-        """cuts: rows that come later will use top-k or top-p."""
+    def of(
+        cls, rows: Sequence[Sampling], device: torch.device, to_come: Sequence[Sampling] | None = None
+    ) -> "Samplers":
+        """to_come: all rows that there will be; those of now, if they are not among them, are never looked at."""
+        every = rows if to_come is None else to_come
         return cls(
             torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=device),
             torch.tensor([row.top_k for row in rows], dtype=torch.long, device=device),
             torch.tensor([row.top_p for row in rows], dtype=torch.float32, device=device),
             torch.tensor([row.seed for row in rows], dtype=torch.long, device=device),
-            cuts or any(row.top_k > 0 or row.top_p < 1 for row in rows),
+            any(row.top_k > 0 or row.top_p < 1 for row in every),
+            any(row.temperature == 0 for row in every),
         )
 
     def joined(self, others: "Samplers") -> "Samplers":
         parts = zip(self._parts(), others._parts(), strict=True)
         temperature_B, top_k_B, top_p_B, seed_B = (torch.cat(pair) for pair in parts)
-        return Samplers(temperature_B, top_k_B, top_p_B, seed_B, self.cuts or others.cuts)
+        cuts, greedy = self.cuts or others.cuts, self.greedy or others.greedy
+        return Samplers(temperature_B, top_k_B, top_p_B, seed_B, cuts, greedy)
 
     def kept(self, rows: Tensor) -> "Samplers":
         temperature_B, top_k_B, top_p_B, seed_B = (part[rows] for part in self._parts())
-        return Samplers(temperature_B, top_k_B, top_p_B, seed_B, self.cuts)
+        return Samplers(temperature_B, top_k_B, top_p_B, seed_B, self.cuts, self.greedy)
 
     def put(self, row: int, others: "Samplers") -> None:
         """Give a row the only one of others, in place."""
@@ -90,30 +105,32 @@ class Samplers:
     def probabilities(self, logits_BTV: Tensor) -> Tensor:
         """The distributions that tokens are drawn from, float32; all on the first choice at temperature 0."""
         logits_BTV = logits_BTV.float()
-        best = logits_BTV.argmax(-1, keepdim=True)
         greedy_B11 = (self.temperature_B == 0)[:, None, None]
-        temperature = torch.where(self.temperature_B == 0, 1.0, self.temperature_B)[:, None, None]
+        temperature_B11 = self.temperature_B[:, None, None].masked_fill(greedy_B11, 1.0)
         # from the largest down, so that no temperature is too small to divide by
-        p_BTV = ((logits_BTV - logits_BTV.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        p_BTV = (logits_BTV - logits_BTV.amax(-1, keepdim=True)).div_(temperature_B11).softmax(-1)
         if self.cuts:
             p_BTV = self._cut(p_BTV)
-        return torch.where(greedy_B11, torch.zeros_like(p_BTV).scatter_(-1, best, 1.0), p_BTV)
+        if self.greedy:
+            best_BT1 = logits_BTV.argmax(-1, keepdim=True)
+            p_BTV = torch.where(greedy_B11, torch.zeros_like(p_BTV).scatter_(-1, best_BT1, 1.0), p_BTV)
+        return p_BTV
 
     def _cut(self, p_BTV: Tensor) -> Tensor:
         """Leave out what top-k and top-p leave out."""
-        sorted_BTV, order_BTV = p_BTV.sort(dim=-1, descending=True, stable=True)
-        V = p_BTV.shape[-1]
-        most = torch.where(self.top_k_B > 0, self.top_k_B, V)[:, None, None]
-        sorted_BTV = sorted_BTV.masked_fill(torch.arange(V, device=p_BTV.device) >= most, 0.0)
-        sorted_BTV = sorted_BTV / sorted_BTV.sum(-1, keepdim=True)
-        before_BTV = sorted_BTV.cumsum(-1, dtype=torch.float64) - sorted_BTV
-        # a top_p of 1 keeps all, whatever rounding makes of the sum
-        limit = torch.where(self.top_p_B < 1, self.top_p_B, torch.inf)[:, None, None]
-        kept = before_BTV < limit
-        kept[..., 0] = True
-        sorted_BTV = sorted_BTV.masked_fill(~kept, 0.0)
-        p_BTV = torch.zeros_like(p_BTV).scatter_(-1, order_BTV, sorted_BTV)
-        return p_BTV / p_BTV.sum(-1, keepdim=True)
+        B, T, V = p_BTV.shape
+        p_RV = p_BTV.reshape(B * T, V)
+        top_k_R = self.top_k_B.masked_fill(self.top_k_B == 0, V).repeat_interleave(T)
+        top_p_R = self.top_p_B.repeat_interleave(T)
+        if p_RV.device.type != "cpu":  # which rows need more is not known without asking the device
+            return _most_likely(p_RV, top_k_R, top_p_R, V)[0].view(B, T, V)
+        left_R = ((top_k_R < V) | (top_p_R < 1)).nonzero()[:, 0]
+        for M in (*(M for M in FEW if M < V), V):
+            if len(left_R):
+                cut_RV, found_R = _most_likely(p_RV[left_R], top_k_R[left_R], top_p_R[left_R], M)
+                p_RV[left_R[found_R]] = cut_RV[found_R]
+                left_R = left_R[~found_R]
+        return p_RV.view(B, T, V)
 
     def uniform(self, index_BT: Tensor, purpose: int) -> Tensor:
         """Numbers in [0, 1) for the new tokens of these indices, float64."""
@@ -138,11 +155,43 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
     return x >> bits & (1 << 64 - bits) - 1
 
 
+def _most_likely(p_RV: Tensor, top_k_R: Tensor, top_p_R: Tensor, M: int) -> tuple[Tensor, Tensor]:
+    """What top-k and top-p leave, scaled to 1, and in which rows the M most likely symbols, all that is looked at, were
+    enough to tell."""
+    V = p_RV.shape[1]
+    top_RM, order_RM = p_RV.topk(M) if M < V else p_RV.sort(descending=True, stable=True)
+    top_RM = top_RM.masked_fill(torch.arange(M, device=p_RV.device) >= top_k_R[:, None], 0.0)
+    reached_RM = top_RM.cumsum(-1, dtype=torch.float64)
+    total_R = torch.where(top_k_R < V, reached_RM[:, -1], p_RV.sum(-1, dtype=torch.float64))
+    # a top_p of 1 keeps all, whatever rounding makes of the sum
+    enough_R = torch.where(top_p_R < 1, top_p_R.double(), torch.inf) * total_R
+    left_out_RM = reached_RM - top_RM >= enough_R[:, None]
+    left_out_RM[:, 0] = False
+    top_RM = top_RM.masked_fill(left_out_RM, 0.0)
+    top_RM = top_RM / top_RM.sum(-1, keepdim=True)
+    # of the `top_k` most likely the whole must be known first
+    found_R = (top_k_R <= M) | ((top_k_R >= V) & (reached_RM[:, -1] >= enough_R))
+    return torch.zeros_like(p_RV).scatter_(1, order_RM, top_RM), found_R | (M == V)
+
+
 def draw(weights_V: Tensor, uniform: Tensor) -> Tensor:
     """The symbol at which the sum of the weights (any total) passes a share `uniform` of it, over the last axis."""
-    cumulative = weights_V.cumsum(-1, dtype=torch.float64)
-    found = torch.searchsorted(cumulative, uniform[..., None] * cumulative[..., -1:], right=True)
-    return found[..., 0].clamp_(max=weights_V.shape[-1] - 1)
+    blocks_KS = F.pad(weights_V, (0, -weights_V.shape[-1] % BLOCK))
+    blocks_KS = blocks_KS.view(*weights_V.shape[:-1], -1, BLOCK)
+    sums_K = blocks_KS.sum(-1, dtype=torch.float64)
+    block_1, place_1 = _passes(sums_K, uniform[..., None] * sums_K.sum(-1, keepdim=True))
+    inside_S = blocks_KS.gather(-2, block_1[..., None].expand(*block_1.shape, BLOCK))[..., 0, :]
+    found_1 = block_1 * BLOCK + _passes(inside_S, place_1)[0]
+    return found_1[..., 0].clamp_(max=weights_V.shape[-1] - 1)
+
+
+def _passes(weights_V: Tensor, sum_1: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum of weights passes `sum`, which is below the whole but for rounding (never a symbol of no
+    weight, unless all have none), and what `sum` is above what stands before that."""
+    running_V = weights_V.cumsum(-1, dtype=torch.float64)
+    sum_1 = torch.minimum(sum_1, running_V[..., -1:] * BELOW_ONE)
+    found_1 = torch.searchsorted(running_V, sum_1, right=True).clamp_(max=weights_V.shape[-1] - 1)
+    return found_1, sum_1 - running_V.gather(-1, (found_1 - 1).clamp_(min=0)).masked_fill(found_1 == 0, 0.0)
 
 
 def accept(
@@ -153,14 +202,17 @@ def accept(
     p: head 0's distributions before each draft and after the last, q: those that the drafts were drawn from;
     `accept_BJ`, `choose_BT`: random numbers in [0, 1).
     """
-    B, _, V = p_BTV.shape
+    (B, _, V), J = p_BTV.shape, q_BJV.shape[1]
     of_draft = (p_BTV[:, :-1].gather(-1, drafts_BJ[..., None]), q_BJV.gather(-1, drafts_BJ[..., None]))
     p_BJ, q_BJ = (values[..., 0].double() for values in of_draft)
     accepted_B = (accept_BJ * q_BJ < p_BJ).long().cumprod(1).sum(1)
     at = accepted_B[:, None, None].expand(B, 1, V)
     p_BV = p_BTV.gather(1, at)[:, 0]
-    q_BV = torch.cat((q_BJV, torch.zeros_like(p_BTV[:, :1])), 1).gather(1, at)[:, 0]
-    rest_BV = (p_BV - q_BV).clamp_(min=0)
-    # rounding may leave nothing of a difference that is not quite zero
-    rest_BV = torch.where(rest_BV.sum(-1, keepdim=True) > 0, rest_BV, p_BV)
+    rest_BV = p_BV
+    if J:
+        q_BV = q_BJV.gather(1, at.clamp(max=J - 1))[:, 0]
+        rest_BV = (p_BV - q_BV).clamp_(min=0)
+        # after the last one accepted all is left; and rounding may leave nothing of a difference that is not quite zero
+        whole_B1 = (accepted_B[:, None] == J) | (rest_BV.sum(-1, keepdim=True) == 0)
+        rest_BV = torch.where(whole_B1, p_BV, rest_BV)
     return accepted_B, draw(rest_BV, choose_BT.gather(1, accepted_B[:, None])[:, 0])

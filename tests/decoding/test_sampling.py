@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from components.decoding.engine import Decoder
-from components.decoding.sampling import Samplers, Sampling, accept, draw, uniform
+from components.decoding.sampling import FEW, Samplers, Sampling, accept, draw, uniform
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
@@ -110,17 +110,50 @@ def filtered(logits_V: Tensor, sampling: Sampling) -> Tensor:
     return result / result.sum()
 
 
-@pytest.mark.parametrize("vocabulary", [7, 1500])
+@pytest.mark.parametrize("vocabulary", [7, 1500, 6000])
 def test_distributions_are_cut_as_the_words_say(vocabulary: int) -> None:
     rows = [
         Sampling(), Sampling(0.7), Sampling(1.3, top_k=3), Sampling(1.0, top_p=0.6), Sampling(0.9, 5, 0.8),
-        Sampling(1.0, top_p=1e-9), Sampling(1.0, top_k=vocabulary + 5),
+        Sampling(1.0, top_p=1e-9), Sampling(1.0, top_k=vocabulary + 5), Sampling(1.5, top_p=0.99),
+        Sampling(1.0, top_k=1000, top_p=0.98),
     ]  # fmt: skip
     logits = 2 * torch.randn((len(rows), 2, vocabulary), generator=torch.Generator().manual_seed(1))
     found = Samplers.of(rows, CPU).probabilities(logits)
+    if vocabulary > max(FEW):  # each way of looking is gone
+        kept = (found > 0).sum(-1)
+        assert (kept[3] > FEW[0]).all()
+        assert (kept[3] < FEW[1]).all()
+        assert (kept[7] > FEW[1]).all()
     for b, row in enumerate(rows):
+        alone = Samplers.of([row], CPU).probabilities(logits[b : b + 1])
+        assert torch.equal(alone[0], found[b]), "what is drawn from depends on the neighbours"
         for t in range(2):
             torch.testing.assert_close(found[b, t].double(), filtered(logits[b, t], row), atol=2e-6, rtol=1e-5)
+
+
+def test_of_equal_symbols_as_many_are_kept_as_the_words_say() -> None:
+    """Logits of bfloat16 come in steps: which of equal symbols stay is open, how many is not."""
+    logits = (3 * torch.randn((4, 1, 6000), generator=torch.Generator().manual_seed(2))).bfloat16()
+    for row in (Sampling(1.0, top_p=0.7), Sampling(1.0, top_p=0.95), Sampling(1.0, top_k=200)):
+        found = Samplers.of([row] * 4, CPU).probabilities(logits)
+        for b in range(4):
+            expected = filtered(logits[b, 0], row).sort().values
+            torch.testing.assert_close(found[b, 0].double().sort().values, expected, atol=2e-6, rtol=1e-5)
+
+
+def test_a_draw_falls_where_the_running_sum_passes() -> None:
+    """Against one sum over all, with symbols of no weight at either end and between."""
+    generator = torch.Generator().manual_seed(3)
+    weights = torch.rand((50, 1000), generator=generator) * (torch.rand((50, 1000), generator=generator) < 0.05)
+    weights[:, :70] = weights[:, 930:] = 0.0
+    for at in (0.0, 0.3, 0.77, 1 - 2.0**-53):
+        u = torch.full((50,), at, dtype=torch.float64)
+        found = draw(weights, u)
+        assert (weights.gather(1, found[:, None]) > 0).all()
+        before = torch.stack([row[:place].double().sum() for row, place in zip(weights, found, strict=True)])
+        at_sum = u * weights.double().sum(1)
+        assert (before <= at_sum + 1e-9).all()
+        assert (before + weights.gather(1, found[:, None])[:, 0] >= at_sum - 1e-9).all()
 
 
 def chi_square(counts: Counter[tuple[int, ...]], expected: dict[tuple[int, ...], float], total: int) -> float:
