@@ -43,6 +43,11 @@ class DecodeSubject(DecodingConfig):
     """UTF-8 files to take prompts from instead; each is an experiment of its own, so that code and prose are apart."""
     models: tuple[str, ...] = ("110m", "350m", "byte")
     """Without a checkpoint: the models' sizes."""
+    temperature: float = 0.0
+    """With a checkpoint, above 0: sampled decoding is timed, prompt i with seed + i. Arms then draw other tokens of one
+    distribution, so none are compared, and transformers is left out."""
+    top_p: float = 1.0
+    """Nucleus of sampled decoding."""
     transformers: bool = True
     """Whether transformers' own decoding is timed beside ours, if installed: of the checkpoint, or else of the 110m."""
     equality: float = 1.0
@@ -103,102 +108,24 @@ def _value(text: str) -> Any:
 def decode(arguments: Sequence[str]) -> dict[str, Any]:
     """Self-speculative against next-token decoding. Returns what the last line says."""
     from components.decoding.machine import ask_for_large_pages
+    from components.decoding.sampling import Sampling
 
     subject: DecodeSubject = parse(arguments, DecodeSubject)
+    sampling = Sampling(subject.temperature, top_p=subject.top_p, seed=subject.seed)
+    if subject.checkpoint is None and sampling.temperature:
+        raise ValueError("temperature is for a trained model's distributions; give checkpoint=PATH")
+    if not sampling.temperature and sampling.top_p < 1:
+        raise ValueError(f"top_p is {sampling.top_p}, and temperature 0, which is greedy; give temperature=0.8, say")
     ask_for_large_pages()
-    if subject.checkpoint is not None:
-        return _decode_checkpoint(subject, subject.checkpoint)
-    return _decode_random(subject)
+    if subject.checkpoint is None:
+        return _decode_random(subject)
+    from components.decoding.trained import compare_on_checkpoint
 
-
-def _config(subject: DecodeSubject) -> DecodingConfig:
-    return DecodingConfig(**{f.name: getattr(subject, f.name) for f in dataclasses.fields(DecodingConfig)})
-
-
-def _decode_checkpoint(subject: DecodeSubject, checkpoint: Path) -> dict[str, Any]:
-    import torch
-
-    from components.decoding.benchmark import draw_prompts, draw_windows, run_benchmark
-    from components.decoding.beside import THEIRS, transformers_cases
-    from components.model.weights import load_model
-    from components.tokenizer.codec import load_tokenizer
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype, cores = getattr(torch, subject.dtype), subject.cores or os.cpu_count() or 1
-    model = load_model(checkpoint, device, dtype)
-    codec = load_tokenizer(checkpoint / "tokenizer")
-    config, texts = _config(subject), _texts(subject, checkpoint, codec.encode)
-    for name, text in texts.items():  # before the first is measured
-        try:
-            draw_prompts(config, text)
-            draw_windows(config, text, model.config.n_future_tokens)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-    say = functools.partial(print, file=sys.stderr, flush=True)
-    pages: dict[str, dict[str, Any]] = {}
-    cases: list[dict[str, Any]] = []
-    ratios: dict[str, list[float]] = {}
-    for name, text in texts.items():
-        with tempfile.TemporaryDirectory() as directory:
-            run_benchmark(config, model, text, codec.decode_bytes, Path(directory), cores, _progress)
-            pages[name] = json.loads((Path(directory) / "decoding.json").read_text(encoding="utf-8"))
-        peers = []
-        if subject.transformers:
-            prompts = draw_prompts(config, text)
-            peers = transformers_cases(
-                model, dtype, prompts, config.batches, config.new_tokens, config.repeats, cores, say
-            )
-        where = {"model": checkpoint.name, "arrangement": model.config.arrangement, "text": name}
-        cases += [where | case for case in pages[name]["rows"] + peers]
-        for case in peers:
-            if case["arm"] == THEIRS:
-                ratios.setdefault(str(case["batch"]), []).extend(1 / speedup for speedup in case["speedups"])
-    machines = [page["machine"] for page in pages.values()]
-    roofs = {roof: median(machine[roof] for machine in machines) for roof in ("read_gb_per_second", "matmul_gflops")}
-    hashes = {name: {case["ids_hash"] for case in cases if case["text"] == name} for name in texts}
-    return {
-        "subject": "decode",
-        "checkpoint": str(checkpoint),
-        "text": "greedy",
-        "config": dataclasses.asdict(config),
-        "n_future_tokens": model.config.n_future_tokens,
-        "cases": cases,
-        "lossless": all(case["lossless"] for case in cases if case["mode"] != "transformers"),
-        "same_ids": all(len(found) == 1 for found in hashes.values()),
-        "vs_transformers": {batch: median(turns) for batch, turns in ratios.items()},
-        "machine": machines[0] | roofs,
-        "quiet": all(case["quiet"] for case in cases),
-        "heldout_histogram": {name: page["heldout_histogram"] for name, page in pages.items()},
-    }
-
-
-def _texts(subject: DecodeSubject, checkpoint: Path, encode: Callable[[str], list[int]]) -> dict[str, Any]:
-    """What prompts are drawn from, by name. ValueError or OSError where it cannot be read."""
-    if not subject.text:
-        from components.shards.reader import TokenReader
-
-        return {"test split": TokenReader(subject.shards or _shards_beside(checkpoint), "test")}
-    alone = len({path.name for path in subject.text}) == len(subject.text)
-    found = {}
-    for path in subject.text:
-        try:
-            found[path.name if alone else str(path)] = _Tokens(encode(path.read_text(encoding="utf-8")))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"text has {path}, which is not UTF-8 ({error.reason} at byte {error.start})") from None
-    return found
-
-
-class _Tokens(list[int]):
-    def window(self, start: int, length: int) -> list[int]:
-        return self[start : start + length]
-
-
-def _shards_beside(checkpoint: Path) -> Path:
-    """`runs/latest/` holds a link to every stage's output: the one with shards in it."""
-    for path in sorted(checkpoint.absolute().parent.iterdir()):
-        if (path / "shards.json").is_file():
-            return path
-    raise ValueError(f"no shards beside {checkpoint}; give shards=PATH or, for prompts from files, text=PATH")
+    config = DecodingConfig(**{f.name: getattr(subject, f.name) for f in dataclasses.fields(DecodingConfig)})
+    return compare_on_checkpoint(
+        config, subject.checkpoint, subject.shards, subject.text, sampling, subject.transformers,
+        subject.cores or os.cpu_count() or 1, functools.partial(print, file=sys.stderr, flush=True), _progress,
+    )  # fmt: skip
 
 
 def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
@@ -395,6 +322,7 @@ DECODE_COLUMNS: Columns = {
     "E": lambda row: f"{row['tokens_per_forward']:.2f}",
     "r": lambda row: f"{row['r']:.2f}",
     "E/r": lambda row: f"{row['predicted_speedup']:.2f}",
+    "at limits": lambda row: f"{row['limit_speedup']:.2f}" if row.get("limit_speedup") else "",
     "speed-up": lambda row: f"{row['speedup']:.2f} ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})",
     "lossless": lambda row: {True: "yes", False: "NO", None: "-"}[row.get("lossless")],
 }

@@ -7,7 +7,7 @@ timed, reading the prompts is apart. Tokens are counted as ids.
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from components.decoding.engine import Decoder
 from components.decoding.loop import Generation
 from components.decoding.machine import watch_neighbours
+from components.decoding.sampling import Sampling
 
 
 @dataclass
@@ -97,10 +98,12 @@ def decode_block(
     batch: int,
     new_tokens: int,
     k: int | Literal["adaptive"],
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
 ) -> Block:
-    """Decode all prompts, `batch` at a time: as one ends, the next takes its place."""
+    """Decode all prompts, `batch` at a time: as one ends, the next takes its place. Prompt i draws with seed + i."""
+    samplings = [replace(sampling, seed=sampling.seed + number) for number in range(len(prompts))]
     with watch_neighbours() as others:
-        made: Generation = decoder.generate(prompts, new_tokens, k=k, batch=batch)
+        made: Generation = decoder.generate(prompts, new_tokens, k=k, sampling=samplings, batch=batch)
     block = Block(
         made.tokens,
         made.runs,
@@ -124,6 +127,7 @@ def measure(
     new_tokens: int,
     repeats: int,
     cores: int,
+    sampling: Sampling = Sampling(),  # noqa: B008 (frozen)
 ) -> Iterator[list[Arm]]:
     """Time k = 1, every k of `heads`, and, if there is more than one to choose from, the choice while running; yields
     the arms (k = 1 first, the choice last) after the warm-up and after every repeat.
@@ -140,7 +144,7 @@ def measure(
 
     def block(arm: Arm, some: Sequence[Sequence[int]]) -> Block:
         torch.set_num_threads(arm.threads)
-        return decode_block(decoder, some, batch, new_tokens, "adaptive" if arm.adaptive else arm.k)
+        return decode_block(decoder, some, batch, new_tokens, "adaptive" if arm.adaptive else arm.k, sampling)
 
     before = torch.get_num_threads()
     try:
@@ -173,7 +177,7 @@ def measure(
         torch.set_num_threads(before)
 
 
-def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
+def timing(arm: Arm, baseline: Arm, limit_seconds: float, baseline_limit_seconds: float) -> dict[str, Any]:
     """The figures of an arm as JSON values: medians over repeats, the spread beside them."""
     speedups = arm.speedups(baseline)
     rates = [block.tokens_per_second for block in arm.blocks]
@@ -189,6 +193,7 @@ def timing(arm: Arm, baseline: Arm, limit_seconds: float) -> dict[str, Any]:
         "tokens_per_forward": arm.tokens_per_forward,
         "r": r,
         "predicted_speedup": arm.tokens_per_forward / r,
+        "limit_speedup": arm.tokens_per_forward * baseline_limit_seconds / limit_seconds,
         "speedup": statistics.median(speedups),
         "speedup_low": min(speedups),
         "speedup_high": max(speedups),

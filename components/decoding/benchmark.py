@@ -25,8 +25,9 @@ from components.decoding.checks import (
 )
 from components.decoding.config import DecodingConfig
 from components.decoding.engine import Decoder
-from components.decoding.limits import step_limit
+from components.decoding.limits import Roofs, step_limit
 from components.decoding.machine import RoofMeter, describe
+from components.decoding.sampling import Sampling
 from components.model.acceptance import tokens_per_forward_of
 from components.model.transformer import MultiTokenTransformer
 
@@ -101,17 +102,9 @@ def run_benchmark(
     heldout = heldout_steps(model, draw_windows(config, text, n), config.prompt_tokens[0], (1, *heads))
 
     decoder = Decoder(model, dtype)
-    measured: list[list[Arm]] = []
-    for number, batch in enumerate(config.batches):
-        for done, arms in enumerate(measure(decoder, prompts, heads, batch, config.new_tokens, config.repeats, cores)):
-            share = min(1.0, (done + 1) / (config.repeats + 1))
-            progress(0.1 + 0.8 * (number + share) / len(config.batches), 1.0, f"batch {batch}")
-            measured[number:] = [arms]
-
+    measured = _measure_batches(decoder, prompts, config, heads, cores, Sampling(), progress)
     progress(0.9, 1.0, "checks")
-    meter = RoofMeter(dtype, model.embedding.weight.device, cores)
-    meter.measure()
-    roofs, context = meter.roofs(), sum(config.prompt_tokens) // 2 + config.new_tokens // 2
+    roofs = _roofs(decoder, cores)
     # in bfloat16 rounding alone moves the choice now and then: the margins say so
     expected = measured[0][0].blocks[0].tokens
     rows: list[DecodingRow] = []
@@ -119,17 +112,13 @@ def run_benchmark(
     facts_of_rows = []
     for arms in measured:
         for arm in arms:
-            limit = step_limit(model.config, arm.k, arm.batch, context, roofs, model.embedding.weight.element_size())
             outputs = _distinct(arm.blocks)
             against_next = [m for made in outputs for m in differences(model, prompts, expected, made)]
             against_full = [m for made in outputs for m in full_forward_mismatches(model, prompts, made)]
-            facts = timing(arm, arms[0], limit) | {
-                "n_future_tokens": n,
-                "dtype": config.dtype,
+            facts = _facts(arm, arms[0], decoder, config, roofs) | {
                 "tokens_per_forward_heldout": tokens_per_forward_of(heldout[arm.k]),
                 "repeated_4grams": repeated_4grams(prompts, outputs[0]),
                 "lossless": not against_next and not against_full,
-                "mode": "row-invariant" if decoder.row_invariant else "fast",
                 "ids_hash": ids_hash(outputs[0]),
             }
             row = DecodingRow(**{field.name: facts[field.name] for field in dataclasses.fields(DecodingRow)})
@@ -143,11 +132,7 @@ def run_benchmark(
     page = {
         "config": dataclasses.asdict(config),
         "n_future_tokens": n,
-        "machine": {
-            **describe(),
-            "read_gb_per_second": roofs.read_bytes_per_second / 1e9,
-            "matmul_gflops": roofs.flops_per_second / 1e9,
-        },
+        "machine": _machine(roofs),
         "quiet": not dirty,
         "heldout_histogram": heldout,
         "rows": facts_of_rows,
@@ -157,6 +142,74 @@ def run_benchmark(
     samples = _samples(prompts, [arm for arm in measured[0] if not arm.adaptive][-1], decode_bytes)
     (directory / "samples.json").write_text(json.dumps(samples, indent=2) + "\n", encoding="utf-8")
     return DecodingBenchmark(directory, hashlib.sha256(content.encode()).hexdigest(), n, tuple(rows), tuple(adaptive))
+
+
+def time_sampled(
+    config: DecodingConfig,
+    sampling: Sampling,
+    model: MultiTokenTransformer,
+    text: Tokens,
+    cores: int,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Sampled decoding of the same prompts, timed alone: arms draw other tokens of one distribution (`sampling`), so
+    there are none to compare. A page like that of `run_benchmark`."""
+    prompts, heads = draw_prompts(config, text), heads_to_measure(config, model.config.n_future_tokens)
+    decoder = Decoder(model, getattr(torch, config.dtype))
+    measured = _measure_batches(decoder, prompts, config, heads, cores, sampling, progress)
+    roofs = _roofs(decoder, cores)
+    rows = [
+        _facts(arm, arms[0], decoder, config, roofs)
+        | {"repeated_4grams": repeated_4grams(prompts, arm.blocks[0].tokens), "lossless": None}
+        | dataclasses.asdict(sampling)
+        for arms in measured
+        for arm in arms
+    ]
+    progress(1.0, 1.0, "sampled")
+    return {"machine": _machine(roofs), "rows": rows}
+
+
+def _measure_batches(
+    decoder: Decoder,
+    prompts: Sequence[Sequence[int]],
+    config: DecodingConfig,
+    heads: Sequence[int],
+    cores: int,
+    sampling: Sampling,
+    progress: Progress,
+) -> list[list[Arm]]:
+    """The arms of every batch size."""
+    measured: list[list[Arm]] = []
+    for number, batch in enumerate(config.batches):
+        after_each = measure(decoder, prompts, heads, batch, config.new_tokens, config.repeats, cores, sampling)
+        for done, arms in enumerate(after_each):
+            share = min(1.0, (done + 1) / (config.repeats + 1))
+            progress(0.1 + 0.8 * (number + share) / len(config.batches), 1.0, f"batch {batch}")
+            measured[number:] = [arms]
+    return measured
+
+
+def _roofs(decoder: Decoder, cores: int) -> Roofs:
+    meter = RoofMeter(decoder.dtype, decoder.device, cores)
+    meter.measure()
+    return meter.roofs()
+
+
+def _machine(roofs: Roofs) -> dict[str, Any]:
+    reads, products = roofs.read_bytes_per_second / 1e9, roofs.flops_per_second / 1e9
+    return {**describe(), "read_gb_per_second": reads, "matmul_gflops": products}
+
+
+def _facts(arm: Arm, baseline: Arm, decoder: Decoder, config: DecodingConfig, roofs: Roofs) -> dict[str, Any]:
+    """An arm's figures beside its limit, at the prompts' middle context."""
+    context = sum(config.prompt_tokens) // 2 + config.new_tokens // 2
+    weight_bytes = torch.empty(0, dtype=decoder.dtype).element_size()
+    limits = [step_limit(decoder.config, k, arm.batch, context, roofs, weight_bytes) for k in (arm.k, 1)]
+    return timing(arm, baseline, *limits) | {
+        "n_future_tokens": decoder.config.n_future_tokens,
+        "dtype": config.dtype,
+        "mode": "row-invariant" if decoder.row_invariant else "fast",
+    }
 
 
 def _distinct(blocks: Sequence[Block]) -> list[list[list[int]]]:

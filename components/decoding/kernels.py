@@ -16,9 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST_ROWS = 4
-"""Packed products of bfloat16 stream fastest at 4 to 6 rows: one or two rows are padded to this many (25 against
-20 GB/s of weights on an AVX-512 processor)."""
+LEAST_ROWS = {torch.bfloat16: 4, torch.float32: 6}
+"""On a processor fewer rows are padded to this many, with which packed products stream fastest: on one with AVX-512
+(Zen 4) and two threads one row of bfloat16 at 23 GB/s of weights and four at 26, one of float32 at 15 to 19 and six at
+22 to 24."""
+NARROW = 384
+"""Up to this width float32 models lie in the processor's caches, and padding costs what it saves."""
 # Rows the packed layout is chosen for. It serves 1 to 64 rows alike; a hint of 1 would choose one that does not.
 _ROWS_HINT = 16
 # Weights of a float32 matrix up to which torch.mm is the faster, for several rows and, on one thread, for a single
@@ -137,7 +140,7 @@ def _agreeing(
     generator = torch.Generator().manual_seed(0)
     x_RI = torch.randn((BLOCK, width), generator=generator).to(device, dtype)
     # all small numbers, and of large ones some: a matrix of 32,000 symbols takes milliseconds a time
-    candidates = [R for R in range(LEAST_ROWS, BLOCK) if R <= 16 or R % 8 == 0]
+    candidates = [R for R in range(4, BLOCK) if R <= 16 or R % 8 == 0]
     threads = torch.get_num_threads()
     agreeing = set(candidates)
     try:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from components.decoding.cache import Cache, Pass
-from components.decoding.kernels import LEAST_ROWS, matrix, rms_divide, turn
+from components.decoding.kernels import LEAST_ROWS, NARROW, matrix, rms_divide, turn
 from components.model.config import ModelConfig
 from components.model.transformer import Layer
 
@@ -104,10 +104,11 @@ def folded(norm_weight_D: Tensor) -> Tensor:
 
 
 def padded(x_RD: Tensor) -> Tensor:
-    """At least LEAST_ROWS rows of bfloat16 on a processor, where fewer take longer."""
-    missing = LEAST_ROWS - x_RD.shape[0]
-    needed = missing > 0 and x_RD.dtype == torch.bfloat16 and x_RD.device.type == "cpu"
-    return F.pad(x_RD, (0, 0, 0, missing)) if needed else x_RD
+    """At least LEAST_ROWS rows on a processor, where fewer take longer."""
+    missing = LEAST_ROWS.get(x_RD.dtype, 0) - x_RD.shape[0]
+    if missing <= 0 or x_RD.device.type != "cpu" or (x_RD.dtype == torch.float32 and x_RD.shape[1] <= NARROW):
+        return x_RD
+    return F.pad(x_RD, (0, 0, 0, missing))
 
 
 def gated(gate_up: Tensor) -> Tensor:

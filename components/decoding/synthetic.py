@@ -221,6 +221,7 @@ def _figures(
     for arm in arms:
         speedups = [arm.rate(i) / max(other.rate(i) for other in plain.values()) for i in rounds]
         limit = step_limit(config, arm.k, batch, CONTEXT, roofs, value_bytes) if isinstance(arm.k, int) else None
+        most = arm.tokens_per_forward * step_limit(config, 1, batch, CONTEXT, roofs, value_bytes)
         case: dict[str, Any] = {
             "model": name,
             "arrangement": config.arrangement,
@@ -235,6 +236,7 @@ def _figures(
             "step_ms": 1e3 * arm.step_seconds,
             "limit_ms": 1e3 * limit if limit else None,
             "limit_share": limit / arm.step_seconds if limit else None,
+            "limit_speedup": most / limit if limit else None,
             "r": arm.step_seconds / plain[arm.mode].step_seconds,
             "speedup": statistics.median(speedups),
             "speedup_low": min(speedups),

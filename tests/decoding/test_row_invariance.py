@@ -130,9 +130,11 @@ def test_the_benchmark_explains_what_differs(row_invariant: bool, monkeypatch: p
     has a margin below the noise measured."""
     model = dull_model("replicated", vocabulary=300)
     if not row_invariant:
-        exact = PackedMatrix.__call__
+        exact, least = PackedMatrix.__call__, LEAST_ROWS[torch.bfloat16]
         monkeypatch.setattr(
-            PackedMatrix, "__call__", lambda self, x: exact(self, x) * (1 + 2**-7 * (x.shape[0] > LEAST_ROWS))
+            PackedMatrix,
+            "__call__",
+            lambda self, x: exact(self, x) * (1 + 2**-7 * (x.shape[0] > least)),
         )
     found = equality(model, torch.bfloat16, row_invariant, scale=0.04, new_tokens=(30, 50))
     assert found["tokens"] > 500

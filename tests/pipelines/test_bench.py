@@ -49,6 +49,9 @@ def test_random_weights_with_drawn_acceptance(capsys: pytest.CaptureFixture[str]
         assert case["predicted_speedup"] == pytest.approx(case["tokens_per_forward"] / case["r"])
         assert sum(case["parts_ms"].values()) > 0
         assert (case["limit_ms"] is None) == (case["arm"] == "adaptive")
+        if case["limit_ms"]:  # at its limit a step with drafts still takes longer than one without
+            assert case["limit_speedup"] == case["tokens_per_forward"] == 1 or case["k"] > 1
+            assert case["limit_speedup"] <= case["tokens_per_forward"]
         assert (case["ids_hash"] is None) == (case["arm"] != "next-token"), (
             "where acceptance is drawn, no token is valid"
         )
@@ -159,6 +162,40 @@ def test_a_checkpoint_with_prompts_from_files(
     assert {case["text"] for case in facts["cases"]} == {"held_out.py"}  # type: ignore[attr-defined]
     assert facts["vs_transformers"] == {}
     assert out.splitlines()[0].split()[:2] == ["model", "batch"], "no column for a single text"
+
+
+def test_sampled_decoding_is_timed(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arms draw other tokens, so none are compared; without drafts a forward makes one."""
+    (tmp_path / "code.py").write_text("for i in range(10):\n    print(i)\n" * 20)
+    arguments = [*QUICK, f"checkpoint={checkpoint}", f"text={tmp_path / 'code.py'}", "temperature=0.8", "top_p=0.9"]
+    assert bench.main(arguments) == 0
+    facts = last_line(capsys.readouterr().out)
+    cases: list[dict[str, float]] = facts["cases"]  # type: ignore[assignment]
+    assert [(case["batch"], case["arm"], case["k"]) for case in cases] == [
+        (batch, arm, k) for batch in (1, 2) for arm, k in (("next-token", 1), ("self-speculative", 2), ("adaptive", 2))
+    ]
+    assert facts["text"] == "sampled"
+    assert facts["lossless"] is facts["same_ids"] is None
+    for case in cases:
+        assert (case["temperature"], case["top_p"]) == (0.8, 0.9)
+        assert case["lossless"] is None
+        assert case["tokens_per_forward"] == 1 if case["k"] == 1 else 1 <= case["tokens_per_forward"] <= 2
+        assert case["speedup"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["temperature=0.8"], "give checkpoint=PATH"),
+        (["top_p=0.9"], "temperature 0, which is greedy"),
+        (["temperature=-1"], "temperature is -1.0; it must be 0 (greedy) or more"),
+    ],
+)
+def test_sampling_that_cannot_be_timed_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bench.main(["subject=decode", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
