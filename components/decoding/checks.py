@@ -183,7 +183,7 @@ def equality(
             for i in some:
                 if made[i] != expected[i]:
                     place = next(p for p, pair in enumerate(zip(made[i], expected[i], strict=True)) if len({*pair}) > 1)
-                    margin = _margin(decoder, [*prompts[i], *expected[i][:place]], expected[i][place], made[i][place])
+                    margin = _margin(decoder, prompts[i], expected[i], place, made[i][place])
                     found.append({"k": k, "batch": batch, "prompt": i, "position": place, "margin": margin})
     noise = row_noise(decoder, prompts[:4], 16)
     return {
@@ -201,12 +201,11 @@ def equality(
 
 
 @torch.inference_mode()
-def _margin(decoder: Decoder, text: Sequence[int], expected: int, found: int) -> float:
-    """By how much next-token decoding preferred its choice."""
-    live = Live(decoder.network, 1, len(text) + 1, 0)
-    live.join(text[:1])
-    logits_V = torch.empty(0)
-    for token in text[1:]:
-        logits_V = live.verify(torch.tensor([[token]], device=decoder.device))[0][0, -1].float()
+def _margin(decoder: Decoder, prompt: Sequence[int], expected: Sequence[int], place: int, found: int) -> float:
+    """By how much next-token decoding, going as it went, preferred its choice at this place of the new tokens."""
+    live = Live(decoder.network, 1, len(prompt) + place + 1, 0)
+    logits_V = live.join(prompt)[0]
+    for token in expected[:place]:
+        logits_V = live.verify(torch.tensor([[token]], device=decoder.device))[0][0, -1]
         live.keep(torch.zeros(1, dtype=torch.long, device=decoder.device))
-    return float(logits_V[expected] - logits_V[found])
+    return float(logits_V[expected[place]].float() - logits_V[found].float())
