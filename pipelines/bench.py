@@ -54,7 +54,7 @@ class DecodeSubject(DecodingConfig):
     """Without a checkpoint: share of 100,000 tokens, in each dtype and over the arrangements of the heads together, for
     which every k and batch is held against next-token decoding; of the fast mode a quarter."""
     cores: int | None = None
-    """CPU cores to use; None: all."""
+    """CPU cores to use, 1 or more; None: all."""
     batches: tuple[int, ...] = (1, 4, 16)
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     prompts: int = 16
@@ -111,6 +111,8 @@ def decode(arguments: Sequence[str]) -> dict[str, Any]:
     from components.decoding.sampling import Sampling
 
     subject: DecodeSubject = parse(arguments, DecodeSubject)
+    if subject.cores is not None and subject.cores < 1:
+        raise ValueError(f"cores is {subject.cores}; it must be at least 1")
     sampling = Sampling(subject.temperature, top_p=subject.top_p, seed=subject.seed)
     if subject.checkpoint is None and sampling.temperature:
         raise ValueError("temperature is for a trained model's distributions; give checkpoint=PATH")
@@ -160,7 +162,9 @@ def _decode_random(subject: DecodeSubject) -> dict[str, Any]:
             SIZES["110m"], subject.batches, dtype, subject.repeats, subject.new_tokens, cores, subject.seed, device, say
         )
     torch.set_num_threads(cores)
-    checks = equality_of_arrangements(subject.equality, subject.seed, device, say) if subject.equality else []
+    checks = []
+    if subject.equality:
+        checks = equality_of_arrangements(subject.equality, subject.seed, device, say, "110m" in subject.models)
     return {
         "subject": "decode",
         "text": "invalid: random weights, acceptance drawn",

@@ -178,7 +178,10 @@ def measure(
 
 
 def timing(arm: Arm, baseline: Arm, limit_seconds: float, baseline_limit_seconds: float) -> dict[str, Any]:
-    """The figures of an arm as JSON values: medians over repeats, the spread beside them."""
+    """The figures of an arm as JSON values: medians over repeats, the spread beside them. `limit_speedup` is what its
+    tokens per forward would bring if both arms' steps took their limits. An adaptive arm, whose steps differ, has no
+    limit."""
+    limit = None if arm.adaptive else limit_seconds
     speedups = arm.speedups(baseline)
     rates = [block.tokens_per_second for block in arm.blocks]
     r = arm.step_seconds / baseline.step_seconds
@@ -193,16 +196,16 @@ def timing(arm: Arm, baseline: Arm, limit_seconds: float, baseline_limit_seconds
         "tokens_per_forward": arm.tokens_per_forward,
         "r": r,
         "predicted_speedup": arm.tokens_per_forward / r,
-        "limit_speedup": arm.tokens_per_forward * baseline_limit_seconds / limit_seconds,
+        "limit_speedup": arm.tokens_per_forward * baseline_limit_seconds / limit if limit else None,
         "speedup": statistics.median(speedups),
         "speedup_low": min(speedups),
         "speedup_high": max(speedups),
         "acceptance": arm.acceptance,
         "histogram": arm.histogram,
         "step_seconds": arm.step_seconds,
-        "step_limit_seconds": limit_seconds,
+        "step_limit_seconds": limit,
         "step_ms": 1e3 * arm.step_seconds,
-        "limit_ms": 1e3 * limit_seconds,
+        "limit_ms": 1e3 * limit if limit else None,
         "arm": "next-token" if arm.k == 1 else "adaptive" if arm.adaptive else "self-speculative",
         "parts_ms": {part: 1e3 * sum(b.parts_seconds[part] for b in arm.blocks) / steps for part in parts},
         "row_seconds": statistics.median(latencies),

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from components.decoding.checks import equality
-from components.decoding.synthetic import random_model
+from components.decoding.synthetic import SIZES, random_model
 from components.model.config import ModelConfig
 from components.model.transformer import MultiTokenTransformer
 
@@ -29,6 +29,9 @@ CHECKED = (
 TOWARDS_EMBEDDING, OF_THEIR_OWN = 0.15, 0.2
 PROMPTS, NEW_TOKENS = 24, (20, 230)
 """Of each model; over all k and batches and all models some 120,000 tokens."""
+WIDE = SIZES["110m"].model
+"""Products as wide as real models have them: in bfloat16, row-invariant, with fewer and shorter texts."""
+WIDE_PROMPTS, WIDE_NEW_TOKENS = 12, (20, 60)
 FAST = 0.25
 """The share of the fast mode."""
 
@@ -45,10 +48,15 @@ def model_with_runs(config: ModelConfig, seed: int, device: torch.device | str) 
 
 
 def equality_of_arrangements(
-    scale: float, seed: int, device: torch.device | str, say: Callable[[str], None] = lambda text: None
+    scale: float,
+    seed: int,
+    device: torch.device | str,
+    say: Callable[[str], None] = lambda text: None,
+    wide: bool = False,
 ) -> list[dict[str, Any]]:
     """`checks.equality` of every model of CHECKED in float32 and bfloat16, row-invariant and fast. scale: share of the
-    usual new tokens a prompt has; prompts stay as many, so that batches are full and places are refilled."""
+    usual new tokens a prompt has; prompts stay as many, so that batches are full and places are refilled. wide: WIDE
+    too."""
     found = []
     for number, config in enumerate(CHECKED):
         model = model_with_runs(config, seed + number, device)
@@ -58,4 +66,9 @@ def equality_of_arrangements(
                 share = scale if row_invariant else scale * FAST
                 least, most = (max(2, round(share * tokens)) for tokens in NEW_TOKENS)
                 found.append(equality(model, dtype, row_invariant, PROMPTS / 96, (least, most), seed + number))
+    if wide:
+        say(f"equality of all k and batches: a model {WIDE.dim} wide")
+        model = model_with_runs(WIDE, seed, device)
+        least, most = (max(2, round(scale * tokens)) for tokens in WIDE_NEW_TOKENS)
+        found.append(equality(model, torch.bfloat16, True, WIDE_PROMPTS / 96, (least, most), seed))
     return found

@@ -22,6 +22,7 @@ from components.decoding.checks import (
     heldout_steps,
     ids_hash,
     repeated_4grams,
+    row_noise,
 )
 from components.decoding.config import DecodingConfig
 from components.decoding.engine import Decoder
@@ -129,11 +130,14 @@ def run_benchmark(
     dirty = sum(block.quiet is False for arms in measured for arm in arms for block in arm.blocks)
     if dirty:
         warn(f"other processes used the machine during {dirty} timed blocks: read the decoding speeds with care")
+    lossless = all(facts["lossless"] for facts in facts_of_rows)
     page = {
         "config": dataclasses.asdict(config),
         "n_future_tokens": n,
         "machine": _machine(roofs),
         "quiet": not dirty,
+        # what margins of mismatches are to be held against
+        "row_noise": None if lossless else row_noise(decoder, prompts[:SAMPLES], max(config.batches) * n),
         "heldout_histogram": heldout,
         "rows": facts_of_rows,
     }

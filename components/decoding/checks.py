@@ -188,6 +188,7 @@ def equality(
     noise = row_noise(decoder, prompts[:4], 16)
     return {
         "arrangement": model.config.arrangement,
+        "width": model.config.dim,
         "n_future_tokens": model.config.n_future_tokens,
         "dtype": str(dtype).removeprefix("torch."),
         "mode": "row-invariant" if row_invariant else "fast",

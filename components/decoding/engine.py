@@ -110,8 +110,8 @@ class Decoder:
         samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
         if len(samplings) != len(prompts):
             raise ValueError(f"sampling has {len(samplings)} entries for {len(prompts)} prompts; give one each")
-        if batch is not None and batch < 1:
-            raise ValueError(f"batch is {batch}; it must be at least 1")
+        if batch is not None and not (hasattr(batch, "__index__") and batch >= 1):
+            raise ValueError(f"batch is {batch!r}; it must be a whole number, at least 1")
         if not prompts:
             return Generation([], [])
         loop = Loop(
@@ -124,9 +124,9 @@ class Decoder:
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int | Sequence[int], k: int | str
     ) -> list[int]:
         n, vocabulary = self.config.n_future_tokens, self.config.vocabulary_size
-        if isinstance(k, bool) or not (k == "adaptive" or isinstance(k, int)):
+        if isinstance(k, bool) or not (k == "adaptive" or hasattr(k, "__index__")):
             raise ValueError(f"k is {k!r}; it must be a whole number in 1..{n}, or 'adaptive'")
-        if k != "adaptive" and not (isinstance(k, int) and 1 <= k <= n):
+        if k != "adaptive" and not 1 <= int(k) <= n:
             why = "it was trained without further heads, so there is nothing to draft with" if n == 1 else ""
             raise ValueError(
                 f"k is {k!r}; this model has {n} prediction head(s), so k must be in 1..{n}"

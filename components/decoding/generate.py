@@ -10,6 +10,7 @@ file.
 """
 
 import codecs
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -251,7 +252,10 @@ def _encoded(
                 raise ValueError(f"prompt {row} is a text, and this model has no tokenizer; give tokenizer=…, or ids")
             ids.append([tokenizer.bos_id, *tokenizer.encode(prompt)])
         else:
-            ids.append([int(token) for token in prompt])
+            try:
+                ids.append([operator.index(token) for token in prompt])
+            except TypeError as error:
+                raise ValueError(f"prompt {row}: token ids must be whole numbers ({error})") from None
         if context is not None and len(ids[-1]) >= context:
             raise ValueError(
                 f"prompt {row} has {len(ids[-1])} tokens, and the model was trained on sequences of {context}; give "

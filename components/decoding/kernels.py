@@ -21,7 +21,7 @@ LEAST_ROWS = {torch.bfloat16: 4, torch.float32: 6}
 (Zen 4) and two threads one row of bfloat16 at 23 GB/s of weights and four at 26, one of float32 at 15 to 19 and six at
 22 to 24."""
 NARROW = 384
-"""Up to this width float32 models lie in the processor's caches, and padding costs what it saves."""
+"""Up to this width the layers of float32 models lie in the processor's caches, and padding costs what it saves."""
 # Rows the packed layout is chosen for. It serves 1 to 64 rows alike; a hint of 1 would choose one that does not.
 _ROWS_HINT = 16
 # Weights of a float32 matrix up to which torch.mm is the faster, for several rows and, on one thread, for a single

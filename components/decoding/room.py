@@ -17,7 +17,7 @@ def needed_bytes(network: Network, batch: int, capacity: int, k: int, sampled: b
     caches = positions * config.kv_bytes_per_token(cached, k)
     kept = positions * config.dim * value if k > 1 and network.heads_have_layers else 0
     # logits of all heads at all positions; sampling has a few copies in float32 and float64
-    logits = batch * k * config.vocabulary_size * (2 * value + (40 if sampled else 0))
+    logits = batch * k * config.vocabulary_size * (2 * value + (64 if sampled else 0))
     prompt = longest_prompt * (6 * config.dim + 3 * config.ffn_width) * value
     # the lists that attention's sums take, 8 bytes a row of the cache and query, for two numbers of rows or pages
     bags = 2 * 8 * batch * k * config.n_attention_heads * capacity * (1 + config.head_dim // PAGE)
@@ -54,9 +54,9 @@ def check_room(network: Network, batch: int, capacity: int, k: int, sampled: boo
     needed = needed_bytes(network, batch, capacity, k, sampled, longest_prompt)
     free = free_bytes(network.device)
     if free is not None and needed > free:
-        each = needed // batch
+        fit = free * batch // needed
+        fewer = f"give batch={fit} or less, so that the others wait for their turn, or " if fit else "give "
         raise ValueError(
-            f"{batch} sequences of up to {capacity} tokens need {needed / 1e9:.1f} GB beside the weights, and "
-            f"{free / 1e9:.1f} GB are free; give batch={max(1, free // each)} or less, so that the others wait for "
-            "their turn, or shorter prompts or fewer new tokens"
+            f"{batch} {'sequences' if batch > 1 else 'sequence'} of up to {capacity} tokens need {needed / 1e9:.1f} GB "
+            f"beside the weights, and {free / 1e9:.1f} GB are free; {fewer}shorter prompts or fewer new tokens"
         )

@@ -43,11 +43,17 @@ class Sampling:
     """Fixes what is drawn, for this prompt alone."""
 
     def __post_init__(self) -> None:
-        faults = []
+        faults = [
+            f"{name} is {getattr(self, name)!r}; it must be a whole number"
+            for name in ("top_k", "seed")
+            if not hasattr(getattr(self, name), "__index__")
+        ]
+        if faults:
+            raise ValueError("\n".join(faults))
         if not 0 <= self.temperature < float("inf"):
-            faults.append(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if self.top_k < 0:
-            faults.append(f"top_k is {self.top_k}; it must be 0 (all) or more")
+            faults.append(f"temperature is {self.temperature}; it must be 0 (greedy) or more, and finite")
+        if not 0 <= self.top_k < 1 << 63:
+            faults.append(f"top_k is {self.top_k}; it must be 0 (all) or more, and fit 64 bits")
         if not 0 < self.top_p <= 1:
             faults.append(f"top_p is {self.top_p}; it must be above 0 and at most 1 (all)")
         if not -(1 << 63) <= self.seed < 1 << 63:
@@ -75,13 +81,15 @@ class Samplers:
     ) -> "Samplers":
         """to_come: all rows that there will be; those of now, if they are not among them, are never looked at."""
         every = rows if to_come is None else to_come
+        # as float32 has it: the smallest temperatures are 0 there
+        temperatures = torch.tensor([row.temperature for row in every], dtype=torch.float32, device="cpu")
         return cls(
             torch.tensor([row.temperature for row in rows], dtype=torch.float32, device=device),
             torch.tensor([row.top_k for row in rows], dtype=torch.long, device=device),
             torch.tensor([row.top_p for row in rows], dtype=torch.float32, device=device),
             torch.tensor([row.seed for row in rows], dtype=torch.long, device=device),
             any(row.top_k > 0 or row.top_p < 1 for row in every),
-            any(row.temperature == 0 for row in every),
+            bool((temperatures == 0).any()),
         )
 
     def joined(self, others: "Samplers") -> "Samplers":
@@ -122,9 +130,10 @@ class Samplers:
         p_RV = p_BTV.reshape(B * T, V)
         top_k_R = self.top_k_B.masked_fill(self.top_k_B == 0, V).repeat_interleave(T)
         top_p_R = self.top_p_B.repeat_interleave(T)
+        cuts_R = (top_k_R < V) | (top_p_R < 1)
         if p_RV.device.type != "cpu":  # which rows need more is not known without asking the device
-            return _most_likely(p_RV, top_k_R, top_p_R, V)[0].view(B, T, V)
-        left_R = ((top_k_R < V) | (top_p_R < 1)).nonzero()[:, 0]
+            return torch.where(cuts_R[:, None], _most_likely(p_RV, top_k_R, top_p_R, V)[0], p_RV).view(B, T, V)
+        left_R = cuts_R.nonzero()[:, 0]
         for M in (*(M for M in FEW if M < V), V):
             if len(left_R):
                 cut_RV, found_R = _most_likely(p_RV[left_R], top_k_R[left_R], top_p_R[left_R], M)

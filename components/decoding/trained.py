@@ -48,7 +48,8 @@ def compare_on_checkpoint(
     for name, text in found.items():  # before the first is measured
         try:
             draw_prompts(config, text)
-            draw_windows(config, text, model.config.n_future_tokens)
+            if not sampling.temperature:
+                draw_windows(config, text, model.config.n_future_tokens)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     pages: dict[str, dict[str, Any]] = {}
@@ -88,6 +89,7 @@ def compare_on_checkpoint(
         "vs_transformers": {batch: median(turns) for batch, turns in ratios.items()},
         "machine": machines[0] | roofs,
         "quiet": all(case["quiet"] for case in cases),
+        "row_noise": {name: page.get("row_noise") for name, page in pages.items()},
         "heldout_histogram": {name: page.get("heldout_histogram") for name, page in pages.items()},
     }
 

@@ -51,7 +51,9 @@ def test_rows_samples_and_page_agree(tmp_path: Path) -> None:
     page = json.loads((tmp_path / "decoding.json").read_text())
     assert [(row.batch, row.k) for row in result.adaptive] == [(1, 3), (2, 3)]
     assert all(row.lossless for row in result.adaptive)
+    assert page["row_noise"] is None, "nothing to hold against it"
     fixed = [facts for facts in page["rows"] if facts["arm"] != "adaptive"]
+    assert {facts["limit_speedup"] for facts in page["rows"] if facts["arm"] == "adaptive"} == {None}
     assert len({facts["ids_hash"] for facts in page["rows"]}) == 1, "every arm's tokens are the same"
     for row, facts in zip(result.rows, fixed, strict=True):
         assert row.lossless

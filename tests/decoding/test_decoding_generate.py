@@ -124,7 +124,10 @@ def test_acceptance_is_of_the_drafts_that_were_reached() -> None:
         ({"prompts": [1, 2, 3]}, "give a text, several, or a list of lists"),
         ({"prompts": "x", "max_new_tokens": 2.5}, "max_new_tokens is 2.5; it must be a whole number"),
         ({"prompts": "x", "k": True}, "k is True"),
-        ({"prompts": "x", "max_new_tokens": 10**12}, "GB are free; give batch=1 or less"),
+        ({"prompts": [[1.5, 2]]}, "prompt 0: token ids must be whole numbers"),
+        ({"prompts": [["a"]]}, "prompt 0: token ids must be whole numbers"),
+        ({"prompts": "x", "batch": 1.5}, "batch is 1.5; it must be a whole number"),
+        ({"prompts": "x", "max_new_tokens": 10**12}, "GB are free; give shorter prompts or fewer new tokens"),
     ],
 )
 def test_what_cannot_be_generated_is_refused(checkpoint: Path, arguments: dict[str, object], message: str) -> None:

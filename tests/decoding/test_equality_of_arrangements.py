@@ -1,6 +1,7 @@
 """The benchmark's check of losslessness: which models, how many tokens, and that it looks at accepted drafts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,11 @@ NAMES = ["parallel", "causal", "anticausal", "linear", "replicated"]
 
 def test_all_arrangements_in_both_dtypes_and_modes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrangements, "PROMPTS", 3)
-    found = equality_of_arrangements(0.05, 0, "cpu")
+    monkeypatch.setattr(arrangements, "WIDE", replace(CHECKED[0], dim=256, n_attention_heads=4))
+    *found, wide = equality_of_arrangements(0.05, 0, "cpu", wide=True)
+    assert (wide["width"], wide["dtype"], wide["mode"]) == (256, "bfloat16", "row-invariant")
+    assert wide["tokens"] > 0
+    assert wide["differences"] == []
     assert [(row["arrangement"], row["dtype"], row["mode"]) for row in found] == [
         (name, dtype, mode) for name in NAMES for dtype in ("float32", "bfloat16") for mode in ("row-invariant", "fast")
     ]

@@ -241,7 +241,8 @@ def test_the_smallest_temperature_is_greedy() -> None:
     """Dividing by it must not make numbers that are none."""
     model = hot_model(50)
     greedy = Decoder(model).generate([[1, 2]], 20).tokens
-    assert Decoder(model).generate([[1, 2]], 20, k=3, sampling=Sampling(1e-39)).tokens == greedy
+    for temperature in (1e-39, 1e-44, 1e-50, 5e-324):  # the last are 0 in float32
+        assert Decoder(model).generate([[1, 2]], 20, k=3, sampling=Sampling(temperature)).tokens == greedy
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -274,6 +275,9 @@ def test_what_a_row_samples_depends_on_its_seed_alone(k: int) -> None:
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"seed": 1 << 63}, "64 bits"),
+        ({"temperature": float("inf")}, "and finite"),
+        ({"top_k": 10**20}, "top_k is 1.*64 bits"),
+        ({"top_k": 2.5}, "top_k is 2.5; it must be a whole number"),
     ],
 )
 def test_settings_out_of_range_are_refused(values: dict[str, float], message: str) -> None:

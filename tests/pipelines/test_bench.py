@@ -187,6 +187,7 @@ def test_sampled_decoding_is_timed(checkpoint: Path, tmp_path: Path, capsys: pyt
     ("arguments", "message"),
     [
         (["temperature=0.8"], "give checkpoint=PATH"),
+        (["cores=0"], "cores is 0; it must be at least 1"),
         (["top_p=0.9"], "temperature 0, which is greedy"),
         (["temperature=-1"], "temperature is -1.0; it must be 0 (greedy) or more"),
     ],
