@@ -15,13 +15,9 @@ from torch import Tensor, nn
 
 from components.decoding.cache import Cache, Pass
 from components.decoding.kernels import matrix, rms_divide, turn
-from components.decoding.layer import LayerWeights, Stack, angles, attention_weight, folded, gated, padded
+from components.decoding.layer import LayerWeights, Stack, angles, attention_weight, padded
 from components.model.config import ModelConfig
 from components.model.transformer import Layer
-
-# Below this width the drafting heads' products run as one batched product, above it packed and one by one:
-# measured for widths 256 and 768; small ones are bound by calls, large ones by memory.
-_BATCHED_BELOW_DIM = 512
 
 
 class DraftLayers:
@@ -35,21 +31,9 @@ class DraftLayers:
         H, E = config.n_attention_heads, config.head_dim
         weights = [attention_weight(layer, config).to(dtype) for layer in layers]
         queries, keys_values = zip(*(torch.split(w, [H * E, 2 * config.kv_heads * E]) for w in weights), strict=True)
-        self.batched = config.dim < _BATCHED_BELOW_DIM and not row_invariant
-        if self.batched:
-            self.queries_DF = torch.cat(queries).T.contiguous()
-            self.keys_values_DF = torch.cat(keys_values).T.contiguous()
-            rest = (
-                [layer.attention.out.weight.to(dtype) for layer in layers],
-                [(layer.ffn.gate_up.weight * folded(layer.ffn_norm.weight)).to(dtype) for layer in layers],
-                [layer.ffn.down.weight.to(dtype) for layer in layers],
-            )
-            stacks = (torch.stack(parts).transpose(1, 2).contiguous() for parts in rest)
-            self.out_JDD, self.gate_up_JDF, self.down_JFD = stacks
-        else:
-            self.queries = [matrix(weight, row_invariant) for weight in queries]
-            self.keys_values = [matrix(weight, row_invariant) for weight in keys_values]
-            self.rest = [LayerWeights(layer, config, dtype, row_invariant, with_qkv=False) for layer in layers]
+        self.queries = [matrix(weight, row_invariant) for weight in queries]
+        self.keys_values = [matrix(weight, row_invariant) for weight in keys_values]
+        self.rest = [LayerWeights(layer, config, dtype, row_invariant, with_qkv=False) for layer in layers]
 
     def forward(
         self, J: int, z_RD: Tensor, where: Pass, rows_Q: Tensor | None, asked: Pass, cache: Cache, eps: Tensor
@@ -64,21 +48,13 @@ class DraftLayers:
         if rows_Q is not None:
             asked_PD, z_QD = padded(normed_PD[rows_Q]), padded(z_RD[rows_Q])
         Q = R if rows_Q is None else rows_Q.shape[0]
-        if self.batched:
-            kv_PF = torch.mm(normed_PD, self.keys_values_DF[:, : J * 2 * KV * E])
-            q_PF = torch.mm(asked_PD, self.queries_DF[:, : J * H * E])
-        else:
-            kv_PF = torch.cat([product(normed_PD) for product in self.keys_values[:J]], 1)
-            q_PF = torch.cat([product(asked_PD) for product in self.queries[:J]], 1)
+        kv_PF = torch.cat([product(normed_PD) for product in self.keys_values[:J]], 1)
+        q_PF = torch.cat([product(asked_PD) for product in self.queries[:J]], 1)
         angles_RNC = angles(where.angles_R1C, KV, KV).repeat(1, J, 1)
         kv_RJNE = turn(kv_PF[:R].reshape(R, J * 2 * KV, E), angles_RNC, cache.dtype).view(R, J, 2 * KV, E)
         cache.write(0, J, where, kv_RJNE[:, :, :KV], kv_RJNE[:, :, KV:])
         q_QNE = turn(q_PF[:Q].view(Q, J * H, E), asked.angles_R1C, cache.dtype)
         y_JQD = cache.attend(0, J, asked, q_QNE).view(Q, J, H * E).transpose(0, 1).to(z_RD.dtype)
-        if self.batched:
-            x_JQD = torch.baddbmm(z_QD[:Q].expand(J, -1, -1), y_JQD, self.out_JDD[:J])
-            gate_up_JQF = torch.bmm(rms_divide(x_JQD, eps), self.gate_up_JDF[:J])
-            return rms_divide(torch.baddbmm(x_JQD, gated(gate_up_JQF), self.down_JFD[:J]), eps)
         states = [self.rest[j].feed_forward(padded(y_JQD[j].contiguous()), z_QD, eps)[:Q] for j in range(J)]
         return rms_divide(torch.stack(states), eps)
 
