@@ -131,7 +131,7 @@ def for_hydra(argument: str) -> str:
     begins with a digit, and a size's keys exist in the dataclasses rather than in the composed values. So do those of
     a mixture's parts."""
     key, equals, value = argument.partition("=")
-    if equals and re.match(r"\+[^+]", key) and key[1:] in paths(defaults()):
+    if equals and re.match(r"\+[^+]", key) and key[1:] in paths(defaults()) and value not in groups().get(key[1:], ()):
         return argument[1:]  # Hydra would not add what is there
     if equals and key.lstrip("+").startswith("corpus.mixture"):
         return f"++{argument.lstrip('+')}"

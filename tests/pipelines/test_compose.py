@@ -127,6 +127,12 @@ def test_a_plus_before_a_key_that_is_there_is_no_fault() -> None:
     assert compose(["+model.dim=128", "model.n_attention_heads=4"])[0].model.dim == 128
 
 
+def test_a_plus_adds_a_group_that_the_recipe_does_not_name() -> None:
+    recipe, _ = compose(["+decoding=tokens_512", "decoding.batches=[1,4]"])
+    assert recipe.decoding.prompt_tokens == (512, 512)
+    assert recipe.decoding.batches == (1, 4)
+
+
 def test_a_fault_is_not_told_again_with_a_default_in_its_place() -> None:
     assert faults("model=3b", "model.dim=100") == [
         "model.dim / n_attention_heads is 5; rotary positions need an even number"
