@@ -204,7 +204,7 @@ class DecodingRow:
     acceptance: tuple[float, ...]
     """acceptance[j]: share of steps that accepted at least j + 1 drafted tokens."""
     lossless: bool
-    """Token for token equal to next-token decoding and to a cache-free full forward."""
+    """Token for token equal to next-token decoding, and in float32 to a cache-free full forward."""
     row_seconds: float = float("nan")
     """Median over prompts of the time from the beginning of its reading to its last token."""
 

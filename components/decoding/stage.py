@@ -36,7 +36,7 @@ def _decode_cost(at: Outlook) -> Cost:
     )
 
 
-@stage(version=7, measures_time=True, own_process=True, cost=_decode_cost)
+@stage(version=8, measures_time=True, own_process=True, cost=_decode_cost)
 def benchmark_decoding(
     config: DecodingConfig, checkpoint: Checkpoint, shards: Shards, run: StageRun
 ) -> DecodingBenchmark:

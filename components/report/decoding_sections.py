@@ -177,8 +177,9 @@ def _table(rows: Sequence[DecodingRow], adaptive: Sequence[DecodingRow]) -> Mark
 def _explain(rows: Sequence[DecodingRow], chosen: bool) -> str:
     dtypes = " and ".join(sorted({row.dtype for row in rows}))
     repeats = max(row.repeated_4grams for row in rows)
+    too = " and of a cache-free full forward" if dtypes == "float32" else ""
     same = (
-        "Every arm gave, token for token, the output of next-token decoding and of a cache-free full forward."
+        f"Every arm gave, token for token, the output of next-token decoding{too}."
         if all(row.lossless for row in rows)
         else "NOT every arm gave the output of next-token decoding: do not use the speed of those that did not."
     )

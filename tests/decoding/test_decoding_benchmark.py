@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.decoding import benchmark
 from components.decoding.benchmark import draw_prompts, heads_to_measure, run_benchmark
-from components.decoding.checks import differences, full_forward_mismatches, repeated_4grams
+from components.decoding.checks import Mismatch, differences, full_forward_mismatches, repeated_4grams
 from components.decoding.config import DecodingConfig
 from components.decoding.engine import Decoder
 from components.decoding.kernels import matrix, packing_works
@@ -69,6 +70,19 @@ def test_rows_samples_and_page_agree(tmp_path: Path) -> None:
     samples = json.loads((tmp_path / "samples.json").read_text())
     assert all(sum(run["tokens"] for run in sample["runs"]) == CONFIG.new_tokens for sample in samples)
     assert torch.get_num_threads() >= 1
+
+
+def test_in_bfloat16_only_next_token_decoding_can_be_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full forward rounds otherwise; its mismatches are listed, and are no loss."""
+    wrong = Mismatch(0, 3, 1, 2, 0.01)
+    monkeypatch.setattr(benchmark, "full_forward_mismatches", lambda *_: [wrong])
+    for dtype in ("bfloat16", "float32"):
+        config = dataclasses.replace(CONFIG, dtype=dtype, repeats=1)  # type: ignore[arg-type]
+        model = small_model().to(getattr(torch, dtype))
+        result = run_benchmark(config, model, held_out(), lambda ids: b"", tmp_path, 1)
+        assert {row.lossless for row in result.rows} == {dtype == "bfloat16"}
+        page = json.loads((tmp_path / "decoding.json").read_text())
+        assert all(len(facts["mismatches_full_forward"]) == 1 for facts in page["rows"])
 
 
 def test_a_wrong_token_is_found_with_its_place_and_margin() -> None:
