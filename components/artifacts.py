@@ -226,6 +226,29 @@ class DecodingBenchmark:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One training of a grid and what it reached. Layout: `cell.json` (this record), `metrics.jsonl` (one JSON object
+    per logged step, `score/…` among them where the test was taken), `model.safetensors` and `model.json`."""
+
+    path: Path
+    digest: str
+    n_future_tokens: int
+    seed: int
+    parameters: int
+    """All, embeddings included."""
+    tokens: int
+    """Tokens seen in training."""
+    flops: float
+    """Of training, by counting."""
+    seconds: float
+    """Time in training steps, over all attempts; the test and start-up aside."""
+    overhead_seconds: float
+    """From the stage's start to its end what was neither in training steps nor in the test; of the last attempt."""
+    metrics: Mapping[str, float]
+    """The test at the end of training, by name."""
+
+
+@dataclass(frozen=True)
 class Report:
     """The page and its numbers. Layout: `index.html` (self-contained), `results.json`."""
 

@@ -8,13 +8,16 @@ import math
 import re
 import typing
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from components.corpus.remote import is_uri
 from pipelines import keys
+from pipelines.keys import Program, R
 from pipelines.overrides import faults_of_overrides, for_hydra, readable
-from pipelines.recipe import Options, Recipe
+from pipelines.programs import FULL
+from pipelines.recipe import Options
 
 PLACEHOLDER_VOCABULARY = 32_000
 """Stands for a size that cannot be known, so that only that is said of it."""
@@ -28,20 +31,20 @@ class Faults(Exception):
         self.faults = list(faults)
 
 
-def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
+def build(values: Mapping[str, Any], program: Program[R]) -> tuple[R, Options]:
     """Plain values to dataclasses. Raises Faults naming every unknown key, wrong type and value out of range."""
     from pydantic import TypeAdapter, ValidationError
 
     given = {key: value for key, value in values.items() if key != "conf"}
-    faults, known = _strip_unknown(given, (Recipe, Options), "")
-    faults += _foreign_numbers(known, (Recipe, Options), "")
+    faults, known = _strip_unknown(given, (program.kind, Options), "", program)
+    faults += _foreign_numbers(known, (program.kind, Options), "")
     if isinstance(tokenizer := known.get("tokenizer"), Mapping):
         more, known["tokenizer"] = _with_vocabulary(tokenizer)
         faults += more
     names = {f.name for f in dataclasses.fields(Options)}
     built: list[Any] = []
     for target, part in (
-        (Recipe, {k: v for k, v in known.items() if k not in names}),
+        (program.kind, {k: v for k, v in known.items() if k not in names}),
         (Options, {k: v for k, v in known.items() if k in names}),
     ):
         removed: set[str] = set()
@@ -49,7 +52,7 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
             try:
                 made = TypeAdapter(target).validate_python(part)
             except ValidationError as error:
-                lines = [line for e in error.errors() for line in _sentences(dict(e))]
+                lines = [line for e in error.errors() for line in _sentences(dict(e), program)]
                 faults += [line for line in lines if not any(_names(line, path) for path in removed)]
                 wrong = {line.split(": ")[0].split(" ")[0] for line in lines} & {*keys.paths(part)}
                 if not wrong:
@@ -64,9 +67,9 @@ def build(values: Mapping[str, Any]) -> tuple[Recipe, Options]:
     return _absolute_paths(built[0]), built[1]
 
 
-def recorded_recipe(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that a run wrote down. Raises Faults where this version no longer knows a key of it."""
-    return build(_without(values, [path for path in keys.paths(values) if keys.derived(path)]))[0]
+def recorded_recipe(values: Mapping[str, Any], program: Program[R]) -> R:
+    """The recipe that a run of the program wrote down. Raises Faults where this version no longer knows a key of it."""
+    return build(_without(values, [path for path in keys.paths(values) if program.derived(path)]), program)[0]
 
 
 def _names(line: str, path: str) -> bool:
@@ -108,12 +111,17 @@ def _with_vocabulary(tokenizer: Mapping[str, Any]) -> tuple[list[str], dict[str,
     return [], {**known, "vocabulary_size": found}
 
 
-def _absolute_paths(recipe: Recipe) -> Recipe:
-    """A path on the command line means the directory one stands in, wherever a worker stands."""
-    mixture = {n: dataclasses.replace(part, path=_absolute(part.path)) for n, part in recipe.corpus.mixture.items()}
-    corpus = dataclasses.replace(recipe.corpus, path=_absolute(recipe.corpus.path), mixture=mixture)
-    pairs = dataclasses.replace(recipe.pairs, path=_absolute(recipe.pairs.path))
-    return dataclasses.replace(recipe, corpus=corpus, pairs=pairs)
+def _absolute_paths(value: Any) -> Any:
+    """A recipe whose paths say where they lead from any directory: one on the command line means the directory one
+    stands in, wherever a worker stands."""
+    if isinstance(value, Mapping):
+        return {key: _absolute_paths(item) for key, item in value.items()}
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    given = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return dataclasses.replace(
+        value, **{k: _absolute(v) if k == "path" else _absolute_paths(v) for k, v in given.items()}
+    )
 
 
 def _absolute(path: str | None) -> str | None:
@@ -121,13 +129,15 @@ def _absolute(path: str | None) -> str | None:
     return path if path is None or is_uri(path) else str(Path(path).expanduser().absolute())
 
 
-def _sentences(error: Mapping[str, Any]) -> list[str]:
+def _sentences(error: Mapping[str, Any], program: Program[Any]) -> list[str]:
     """A pydantic error as lines: where, what is wrong, what was given. A dataclass names all its faults at once."""
     path = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")
     lines = message.splitlines()
     if error["type"] == "value_error":
-        named = [f"{path}.{line}" if keys.exists(f"{path}.{line.split()[0]}") else f"{path}: {line}" for line in lines]
+        named = [
+            f"{path}.{line}" if program.exists(f"{path}.{line.split()[0]}") else f"{path}: {line}" for line in lines
+        ]
         return named if path else lines
     given = error["input"]
     if error["type"] == "tuple_type":
@@ -154,19 +164,21 @@ def _has_fields(kind: Any) -> bool:
     return dataclasses.is_dataclass(kind) or typing.get_origin(kind) is Mapping
 
 
-def _strip_unknown(values: Mapping[str, Any], kinds: tuple[Any, ...], where: str) -> tuple[list[str], dict[str, Any]]:
+def _strip_unknown(
+    values: Mapping[str, Any], kinds: tuple[Any, ...], where: str, program: Program[Any]
+) -> tuple[list[str], dict[str, Any]]:
     """Unknown or derived keys as faults, and the values without them."""
     hints = _fields(kinds, values)
     faults: list[str] = []
     known: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
-        if fault := keys.derived(path):
+        if fault := program.derived(path):
             faults.append(fault)
         elif key not in hints:
-            faults.append(keys.unknown_key(path))
+            faults.append(program.unknown_key(path))
         elif _has_fields(hints[key]) and isinstance(value, Mapping):
-            below, known[key] = _strip_unknown(value, (hints[key],), path)
+            below, known[key] = _strip_unknown(value, (hints[key],), path, program)
             faults += below
         else:
             known[key] = value
@@ -188,16 +200,17 @@ def _foreign_numbers(values: Mapping[str, Any], kinds: tuple[Any, ...], where: s
     return faults
 
 
-def _help() -> str:
-    local, every = keys.for_this_machine(), keys.recipes()
+def _help(program: Program[Any]) -> str:
+    local, every = program.for_this_machine(), program.recipes()
     width = max(map(len, every))
 
     def listing(title: str, names: Collection[str]) -> str:
         return "\n".join([title, *(f"  conf={name:<{width}} {every[name]}" for name in every if name in names)])
 
     return (
-        "Headstart: train language models that predict several tokens at once, and measure what it buys.\n\n"
-        f"python pipelines/full.py conf=NAME [key=value …]\n\n{listing('Recipes for this machine:', local)}\n\n"
+        f"{program.about}\n\n"
+        f"python pipelines/{program.file} conf=NAME [key=value …]\n\n"
+        f"{listing('Recipes for this machine:', local)}\n\n"
         f"{listing('Recipes of the paper, for a cluster:', every.keys() - local)}\n\n"
         "Options:\n"
         "  plan=true          show what would run and why, run nothing\n"
@@ -209,12 +222,12 @@ def _help() -> str:
     )
 
 
-def register(sweep_folder: str = ".") -> None:
+def register(program: Program[Any], sweep_folder: str = ".") -> None:
     """Tell Hydra the defaults, and where a sweep may write its own record of itself."""
     from hydra.core.config_store import ConfigStore
 
     store = ConfigStore.instance()
-    store.store(name="recipe_defaults", node=keys.defaults())
+    store.store(name="recipe_defaults", node=program.defaults())
     store.store(
         name="full",
         node={
@@ -222,7 +235,7 @@ def register(sweep_folder: str = ".") -> None:
                 "recipe_defaults",
                 {"cpu": "avx512"},
                 {"gpu": "h100"},
-                {"conf": keys.DEFAULT_RECIPE},
+                {"conf": program.default_recipe},
                 "_self_",
                 {"override hydra/job_logging": "none"},
                 {"override hydra/hydra_logging": "none"},
@@ -235,7 +248,7 @@ def register(sweep_folder: str = ".") -> None:
                 "sweep": {"dir": sweep_folder, "subdir": "."},
                 "help": {
                     "app_name": "headstart",
-                    "header": _help(),
+                    "header": _help(program),
                     "template": "${hydra.help.header}\n\nGroups (NAME=CHOICE):\n$APP_CONFIG_GROUPS",
                 },
             },
@@ -243,7 +256,7 @@ def register(sweep_folder: str = ".") -> None:
     )
 
 
-def _composed(overrides: Sequence[str]) -> dict[str, Any]:
+def _composed(overrides: Sequence[str], program: Program[Any]) -> dict[str, Any]:
     """What Hydra makes of overrides, as plain values. Raises Faults with its first complaint."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -251,7 +264,7 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    register()
+    register(program)
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(keys.CONF)):
             values = OmegaConf.to_container(hydra_compose("full", overrides=list(overrides)), resolve=True)
@@ -261,17 +274,18 @@ def _composed(overrides: Sequence[str]) -> dict[str, Any]:
     return {str(k): v for k, v in values.items()}
 
 
-def sizes_of(recipe: str) -> Collection[str]:
+def sizes_of(recipe: str, program: Program[Any]) -> Collection[str]:
     """Names of the sizes of a recipe in conf/. Raises Faults where its file is at fault."""
-    sizes: Collection[str] = _composed([f"conf={recipe}"])["sizes"]
+    sizes: Collection[str] = _composed([f"conf={recipe}"], program)["sizes"]
     return sizes
 
 
-def compose(overrides: Sequence[str] = ()) -> tuple[Recipe, Options]:
+def compose(overrides: Sequence[str] = (), program: Program[Any] = FULL) -> tuple[Any, Options]:
     """A recipe by overrides, without a command line: `compose(["conf=bytes", "seed=2"])`. Raises Faults."""
-    faults, good = faults_of_overrides([readable(override) for override in overrides], sizes_of)
+    given = [readable(override) for override in overrides]
+    faults, good = faults_of_overrides(given, program, partial(sizes_of, program=program))
     try:
-        built = build(_composed([for_hydra(override) for override in good]))
+        built = build(_composed([for_hydra(override, program) for override in good], program), program)
     except Faults as error:
         raise Faults(faults + error.faults) from None
     if faults:

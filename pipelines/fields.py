@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines.experiment import Experiment, Schedule
 from pipelines.recipe import DERIVED, Options, Recipe
 
 
@@ -47,7 +48,7 @@ def rows(kind: type, default: Any, where: str = "") -> Iterator[tuple[str, str, 
     for field in dataclasses.fields(kind):
         path = f"{where}.{field.name}" if where else field.name
         value = getattr(default, field.name)
-        if path in DERIVED:
+        if path in DERIVED or (kind is Experiment and path == "cluster"):  # which is as in a recipe
             continue
         if dataclasses.is_dataclass(hints[field.name]):
             yield from rows(hints[field.name], value, path)
@@ -58,7 +59,13 @@ def rows(kind: type, default: Any, where: str = "") -> Iterator[tuple[str, str, 
 def table() -> str:
     """The whole table."""
     lines = []
-    for title, kind in (("Options of an invocation", Options), ("Fields of a recipe", Recipe)):
+    kinds = {
+        "Options of an invocation": Options,
+        "Fields of a recipe": Recipe,
+        "Fields of an experiment (`pipelines/synthetic.py`), beside `cluster`": Experiment,
+        "Fields of a part of `schedules`": Schedule,
+    }
+    for title, kind in kinds.items():
         lines += [f"### {title}", "", "| field | default | |", "| --- | --- | --- |"]
         for path, default, sentence in rows(kind, kind()):
             lines.append(f"| `{path}` | `{default}` | {sentence.replace('|', chr(92) + '|')} |")

@@ -4,23 +4,26 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Generic
 
 from components.report.sweep import written
 from pipelines import keys
 from pipelines.compose import Faults, build, register, sizes_of
+from pipelines.keys import Program, R
 from pipelines.overrides import as_written, faults_of_overrides, for_hydra, readable
-from pipelines.recipe import Options, Recipe
+from pipelines.recipe import Options
 
 SHOWN_JOBS = 3
 """Jobs named beside a fault that they share."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[R]):
     """One recipe to run, as it was asked for."""
 
-    recipe: Recipe
+    recipe: R
     options: Options
     overrides: tuple[str, ...]
     """What the command line says; of what is swept, this job's value."""
@@ -30,7 +33,7 @@ class Job:
         return Path(self.options.workspace).expanduser().absolute()
 
 
-def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> int:
+def launch(program: Program[R], run: Callable[[Job[R]], int], sweep: Callable[[Sequence[Job[R]]], int]) -> int:
     """Parse sys.argv with Hydra, then `run` the job or, with `-m`, `sweep` over them. Returns the exit code.
 
     Hydra only composes: it never sees a job run, so that a fault in one combination is said before any has begun.
@@ -45,11 +48,11 @@ def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> 
     arguments = [readable(argument) for argument in sys.argv[1:]]
     arguments.sort(key=lambda argument: argument not in ("-m", "--multirun"))  # Hydra reads it first or last alone
     try:
-        faults, good = faults_of_overrides(arguments, sizes_of)
+        faults, good = faults_of_overrides(arguments, program, partial(sizes_of, program=program))
     except Faults as error:  # the recipe's file itself is at fault
         return refuse(error.faults)
-    sys.argv[1:] = [for_hydra(argument) for argument in good]
-    jobs: list[Job] = []
+    sys.argv[1:] = [for_hydra(argument, program) for argument in good]
+    jobs: list[Job[R]] = []
     combinations: list[tuple[str, ...]] = []
     wrong: dict[str, list[int]] = {}
     multirun = False
@@ -63,14 +66,14 @@ def launch(run: Callable[[Job], int], sweep: Callable[[Sequence[Job]], int]) -> 
         plain = OmegaConf.to_container(values, resolve=True)
         assert isinstance(plain, dict)
         try:
-            jobs.append(Job(*build({str(k): v for k, v in plain.items()}), overrides))
+            jobs.append(Job(*build({str(k): v for k, v in plain.items()}, program), overrides))
         except Faults as error:
             for fault in error.faults:
                 wrong.setdefault(fault, []).append(len(combinations) - 1)
 
     try:
         with tempfile.TemporaryDirectory() as folder:  # Hydra writes the sweep's settings, which our page has too
-            register(folder)
+            register(program, folder)
             compose_job()
     except SystemExit:  # Hydra has said why
         if not faults:

@@ -28,6 +28,8 @@ from components.flow.run import Refused, workspace_lock
 from components.flow.source import changed_files
 from components.flow.store import Manifest, NewerStore, Store
 from pipelines.compose import Faults, recorded_recipe
+from pipelines.keys import Program
+from pipelines.programs import FULL, SYNTHETIC
 
 SHORT_KEY = 10
 
@@ -144,7 +146,8 @@ def show_why(console: Console, workspace: Path, store: Store, name: str) -> None
 
 def _fate_now(workspace: Path, store: Store, made: Manifest, name: str) -> str:
     """What a run of the recipe, as it was last run, would do with the result."""
-    from pipelines.full import capacity_of, full, telling
+    from pipelines import full, synthetic
+    from pipelines.jobs import Way, capacity_of, telling
 
     folder = (workspace / (name.rpartition("/")[0] or "latest")).resolve().name
     record = runs(workspace).get(folder, {})
@@ -152,8 +155,12 @@ def _fate_now(workspace: Path, store: Store, made: Manifest, name: str) -> str:
     if not recipe:
         return f"{folder} recorded no recipe"
     try:
-        known = recorded_recipe(recipe)
-        graph, capacity = full(known, telling(record["command"][1:])), capacity_of(known, plan=False)
+        program: Program[Any] = FULL
+        way: Way[Any] = full.WAY
+        if SYNTHETIC.mark in recipe:
+            program, way = SYNTHETIC, synthetic.WAY
+        known = recorded_recipe(recipe, program)
+        graph, capacity = way.graph(known, telling(record["command"][1:])), capacity_of(known, plan=False)
     except (Faults, ValueError) as error:
         return f"the recipe of {folder} cannot be read any more: {error}"
     reuse = record.get("reuse", "source")

@@ -30,14 +30,14 @@ from components.report.sweep_page import STATUS, sweep_page
 from components.report.sweep_sections import figure_of, in_order, interval_words
 from pipelines.ending import root_causes, say_mlflow, say_problems, say_results
 from pipelines.launch import Job, located, refuse, swept
-from pipelines.recipe import Options
+from pipelines.recipe import Options, Recipe
 from pipelines.simulation import simulated_table
 
-PlanJob = Callable[[Job, Collection[str]], tuple[Plan, Capacity]]
-RunJob = Callable[[Job, Plan, Capacity, Console, Mapping[str, str]], Outcome]
+PlanJob = Callable[[Job[Recipe], Collection[str]], tuple[Plan, Capacity]]
+RunJob = Callable[[Job[Recipe], Plan, Capacity, Console, Mapping[str, str]], Outcome]
 
 
-def run_sweep(jobs: Sequence[Job], plan_job: PlanJob, run_job: RunJob) -> int:
+def run_sweep(jobs: Sequence[Job[Recipe]], plan_job: PlanJob, run_job: RunJob) -> int:
     """Plan all jobs, refuse the sweep whole if one cannot start, run them, and write the page. Returns the exit code.
 
     `plan_job` is given the recipe keys that earlier jobs answered, `run_job` the tags of the job's MLflow run.
@@ -70,7 +70,7 @@ def run_sweep(jobs: Sequence[Job], plan_job: PlanJob, run_job: RunJob) -> int:
 
 
 def _planned(
-    jobs: Sequence[Job], names: Sequence[str], plan_job: PlanJob
+    jobs: Sequence[Job[Recipe]], names: Sequence[str], plan_job: PlanJob
 ) -> tuple[list[tuple[Plan, Capacity]], list[str]]:
     """The plan of every job, and all that keeps any of them from starting."""
     faults = [
@@ -121,7 +121,7 @@ def _together(plans: Sequence[Plan]) -> Plan:
 
 def _show_plans(
     console: Console,
-    jobs: Sequence[Job],
+    jobs: Sequence[Job[Recipe]],
     names: Sequence[str],
     once: Sequence[Plan],
     plans: Sequence[tuple[Plan, Capacity]],
@@ -140,7 +140,7 @@ def _show_plans(
 
 def _run_all(
     console: Console,
-    jobs: Sequence[Job],
+    jobs: Sequence[Job[Recipe]],
     found: list[JobResult],
     directory: Path,
     plan_job: PlanJob,
@@ -206,7 +206,7 @@ def _result(waiting: JobResult, outcome: Outcome, directory: Path) -> JobResult:
     )
 
 
-def _write(directory: Path, jobs: Sequence[Job], found: Sequence[JobResult]) -> Sweep:
+def _write(directory: Path, jobs: Sequence[Job[Recipe]], found: Sequence[JobResult]) -> Sweep:
     """The page and its numbers, as far as the sweep is."""
     sweep = Sweep(
         directory.name,

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,8 @@ from components.flow.store import Manifest, Store, provenance
 from components.flow.table import Row, RunTable
 from components.flow.tracking import Tracker, default_uri
 
+SoFar = Callable[[Path, Mapping[str, Manifest]], None]
+"""What is done with a run's folder and the results that there are, by node, while others are to come."""
 POLL_SECONDS = 0.5
 FORWARD_SECONDS = 5.0
 
@@ -65,6 +67,8 @@ class RunSettings:
     """What the plan was reckoned on; None: what is short shows when it runs."""
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Tags of its MLflow run, such as the sweep that it belongs to."""
+    so_far: "SoFar | None" = None
+    """Told of the results at the beginning, and whenever one is added."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,7 @@ class _Invocation:
                 self.store.settle(planned.recipe_key, planned.manifest)
                 self._link(planned.node.name)
         self._record("RUNNING")
+        self._say_so_far()
         status = "FAILED"
         try:
             if self.waiting:
@@ -387,6 +392,7 @@ class _Invocation:
         if meant and "processor" in meant and meant != machine:
             self.table.say(f"{node.title}: measured on {_facts(machine)}, and not on {_facts(meant)} as planned")
         self.log.info("%s committed as %s after %.1f s", node.name, running.key, manifest.seconds)
+        self._say_so_far()
 
     def _failed(self, running: _Running, error: Exception) -> None:
         from ray.exceptions import WorkerCrashedError
@@ -405,6 +411,14 @@ class _Invocation:
         self.log.error("%s failed: %s", node.name, "".join(traceback.format_exception(error)))
         if self.tracker:
             self.tracker.finish_stage(node.name, "FAILED")
+
+    def _say_so_far(self) -> None:
+        """What is shown of a run in between must not end it."""
+        if self.settings.so_far:
+            try:
+                self.settings.so_far(self.directory, self.manifests)
+            except Exception:
+                self.log.exception("what there is so far cannot be shown")
 
     def _link(self, name: str) -> None:
         link(self.directory, name, self.store.directory(self.manifests[name]))

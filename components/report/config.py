@@ -24,3 +24,36 @@ class ReportConfig:
     """Which artifact is of which size; None in an ordinary recipe, where all are of one."""
     arrangements: Labels | None = None
     """Which artifact is of which arrangement of its heads, empty for n = 1; None where the models say it."""
+
+
+@dataclass(frozen=True)
+class CellLabel:
+    """What a cell of a grid is called."""
+
+    size: str
+    schedule: str
+    """Empty for a plain one of `n_future_tokens` heads."""
+    n_future_tokens: int
+    seed: int
+    parameters_in_layers: int
+    """Without embedding and unembedding, as the paper counts small models (Table S14)."""
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """The words on the page of a grid that do not come from an artifact."""
+
+    recipe: str
+    """Name of the recipe."""
+    overrides: tuple[str, ...]
+    """What was given on the command line; printed in the command that makes the page again."""
+    task: str
+    """What was learned: `induction`, `polynomial`, `path_star`."""
+    setting: str
+    """The task in a sentence."""
+    cells: tuple[CellLabel, ...]
+    """In the order of the report's inputs."""
+    trained_to: int | None = None
+    """Of polynomials, the most operations in training; more are beyond it."""
+    guessing: float | None = None
+    """What guessing reaches, where it is more than nothing."""

@@ -216,8 +216,8 @@ def gather(
         steps=tuple(steps),
         seconds=seconds,
         when=datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        commit=_commit(),
-        versions=dict(_versions()),
+        commit=code_commit(),
+        versions=dict(package_versions()),
         platform=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     )
 
@@ -270,7 +270,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
             yield json.loads(line)
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def package_versions() -> Iterator[tuple[str, str]]:
     for package in PACKAGES:
         try:
             yield package, version(package)
@@ -278,7 +278,7 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """The commit of the code that wrote this page, `+` where files were changed since; None outside a checkout."""
     here = Path(__file__).parent
 

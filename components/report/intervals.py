@@ -30,19 +30,21 @@ class Estimate:
         return None if self.half_width is None else abs(self.mean) <= self.half_width
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of at least one value, with the interval that holds the mean of all seeds in 95 of 100 such sweeps."""
+def estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """The mean of at least one value, with the interval that holds the mean of all seeds in such a share of sweeps."""
     mean = statistics.fmean(values)
     if len(values) == 1:
         return Estimate(mean, 1, None)
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return Estimate(mean, len(values), student_t(len(values) - 1) * error)
+    return Estimate(mean, len(values), student_t(len(values) - 1, confidence) * error)
 
 
-def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Estimate | None:
+def paired_difference(
+    values: Mapping[int, float], baseline: Mapping[int, float], confidence: float = CONFIDENCE
+) -> Estimate | None:
     """The mean of value minus baseline, seed by seed: what a seed does to both drops out. None without pairs."""
     shared = sorted(values.keys() & baseline.keys())
-    return estimate([values[seed] - baseline[seed] for seed in shared]) if shared else None
+    return estimate([values[seed] - baseline[seed] for seed in shared], confidence) if shared else None
 
 
 def half_width_over_windows(mine: Sequence[tuple[float, int]], base: Sequence[tuple[float, int]]) -> float | None:

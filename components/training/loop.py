@@ -9,7 +9,7 @@ Shape suffixes: G sequences of this worker's share of a batch, T positions, K pr
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,6 @@ from components.training.checkpoint import (
 )
 from components.training.config import TrainingConfig, TrainingExecution
 from components.training.cross_entropy import IGNORE
-from components.training.heldout import HeldOut, look
 from components.training.loss import HeadSums, multi_token_backward
 from components.training.metrics import Interval, OwnTimes, StepResult, matmul_flops, progress_text, step_metrics
 from components.training.optimizer import Optimizer
@@ -50,6 +49,10 @@ class Batches(Protocol):
 
     def where(self, step: int) -> str:
         """What data that step is, over all workers, for an error."""
+
+
+Look = Callable[[MultiTokenTransformer, Placement], Mapping[str, float]]
+"""What is measured of a model while it is trained, by the metric's name; all workers call it together."""
 
 
 class NonFiniteLoss(RuntimeError):
@@ -153,11 +156,11 @@ def train(
     data: Batches,
     checkpoints: Path,
     reporter: Reporter | None,
-    heldout: HeldOut | None = None,
+    look: Look | None = None,
 ) -> None:
     """Train to `config.steps`, going on from the newest intact checkpoint under `checkpoints` if there is one.
 
-    `reporter` is the first worker's; others pass None. `heldout` is looked at every `execution.evaluate_every` steps.
+    `reporter` is the first worker's; others pass None. `look` is called every `execution.evaluate_every` steps.
     The first worker's trace of `execution.profile_steps` goes beside `checkpoints`. A non-finite loss stops with
     NonFiniteLoss, naming step and data, and keeps the checkpoints.
     """
@@ -195,8 +198,8 @@ def train(
                 if reporter:
                     values |= step_metrics(state.interval, result, state.model.config, config, state.step, roof, device)
                 state.interval, own = Interval(), OwnTimes()
-            if heldout is not None and due(execution.evaluate_every, state.step, done):
-                values |= look(state.model, state.placement, heldout, config)
+            if look is not None and due(execution.evaluate_every, state.step, done):
+                values |= look(state.model, state.placement)
             if reporter and values:
                 reporter.metrics(state.step, values)
             if due(execution.checkpoint_every, state.step, done):

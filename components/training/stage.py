@@ -17,6 +17,7 @@ from components.flow.node import Resources, stage
 from components.flow.quantity import scaled
 from components.flow.stage_run import StageRun
 from components.model.config import ModelConfig, with_heads
+from components.training.carry_out import carry_out, initial_weights, threads_per_worker
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.memory import checkpoint_memory, training_memory
 from components.training.schedule import mean_over_steps
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from components.training.heldout import HeldOut
-    from components.training.loop import Batches
+    from components.training.loop import Batches, Look
 
 
 def _training_cost(at: Outlook, model: ModelConfig, training: TrainingConfig) -> Cost:
@@ -146,22 +147,23 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
             f"model.vocabulary_size is {config.model.vocabulary_size}, but the shards were written with "
             f"{shards.vocabulary_size} symbols; set it to that"
         )
-    open_heldout: Callable[[], HeldOut] | None
-    open_heldout = partial(_open_heldout, shards.path, config, run.execution or TrainingExecution())
+    open_look: Callable[[], Look] | None
+    open_look = partial(_open_look, shards.path, config, run.execution or TrainingExecution())
     needed, there = config.training.context_length + config.model.n_future_tokens, shards.tokens.get("validation", 0)
     if run.execution and run.execution.evaluate_every and there <= needed:
         run.warn(
             f"no held-out text is looked at while training: the validation split has {there} tokens and one window "
             f"takes {needed}; give a larger corpus or raise corpus.validation_share"
         )
-        open_heldout = None
-    _carry_out(
+        open_look = None
+    carry_out(
         config.training,
         config.model,
-        partial(_initial_weights, config),
+        partial(initial_weights, config.model, config.training.seed),
         partial(_open_windows, shards.path, config),
         run,
-        open_heldout,
+        run.execution or TrainingExecution(),
+        open_look,
     )
     return _checkpoint(config.training, shards.path / "tokenizer", run)
 
@@ -187,57 +189,15 @@ def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: 
     from components.model.weights import load_config
 
     pretrained = load_config(checkpoint.path)
-    _carry_out(
+    carry_out(
         config,
         with_heads(pretrained, config.n_future_tokens),
         partial(_pretrained_weights, checkpoint.path, config.n_future_tokens),
         partial(_open_pairs, pairs.path / "train.parquet", checkpoint.path, config, run),
         run,
+        run.execution or TrainingExecution(),
     )
     return _checkpoint(config, checkpoint.path / "tokenizer", run, checkpoint.n_future_tokens)
-
-
-def _carry_out(
-    config: TrainingConfig,
-    model: ModelConfig,
-    initial_weights: "Callable[[], Iterator[tuple[str, Tensor]]]",
-    open_data: "Callable[[torch.device], Batches]",
-    run: StageRun,
-    open_heldout: "Callable[[], HeldOut] | None" = None,
-) -> None:
-    """Train in this process, or in Ray Train workers where there are several or GPUs."""
-    from components.training.worker import Job, work
-
-    execution = run.execution or TrainingExecution()
-    if execution.workers > config.sequences_per_step:
-        raise ValueError(
-            f"workers is {execution.workers}, but a step has {config.sequences_per_step} sequences "
-            "(batch_tokens / context_length); every worker needs one"
-        )
-    threads = _threads_per_worker(execution, run)
-    checkpoints = run.work / "checkpoints"
-    job = Job(config, execution, threads, model, initial_weights, open_data, checkpoints, run, open_heldout)
-    if execution.workers == 1 and not execution.gpus_per_worker:
-        work(job)
-    else:
-        from components.training.ray_train import work_on_ray
-
-        work_on_ray(job, run.work / "ray", run.name)
-
-
-def _threads_per_worker(execution: TrainingExecution, run: StageRun) -> int:
-    return execution.cpus_per_worker or max(1, run.cpus // execution.workers)
-
-
-def _initial_weights(config: PretrainConfig) -> "Iterator[tuple[str, Tensor]]":
-    import torch
-
-    from components.model.transformer import MultiTokenTransformer, initial_weight
-
-    with torch.device("meta"):
-        shapes = [(name, p.shape) for name, p in MultiTokenTransformer(config.model).named_parameters()]
-    for name, shape in shapes:
-        yield name, initial_weight(config.model, config.training.seed, name, shape)
 
 
 def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") -> "Batches":
@@ -251,6 +211,12 @@ def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") 
     reader.verify(own_share(reader.n_shards))
     order = GlobalOrder(reader.n_tokens, training.context_length, training.sequences_per_step, training.seed)
     return WindowBatches(reader, order, config.model.n_future_tokens, device)
+
+
+def _open_look(shards: Path, config: PretrainConfig, execution: TrainingExecution) -> "Look":
+    from components.training.heldout import look
+
+    return partial(look, heldout=_open_heldout(shards, config, execution), config=config.training)
 
 
 def _open_heldout(shards: Path, config: PretrainConfig, execution: TrainingExecution) -> "HeldOut":
@@ -320,6 +286,6 @@ def _checkpoint(config: TrainingConfig, tokenizer: Path, run: StageRun, n_pretra
         tokens=config.tokens,
         training_flops=float(config.tokens * _flops_per_token(config, model.config)),
         training_seconds=state["seconds"],
-        training_threads=execution.workers * _threads_per_worker(execution, run),
+        training_threads=execution.workers * threads_per_worker(execution, run.cpus),
         n_pretrained=n_pretrained,
     )

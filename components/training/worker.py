@@ -13,8 +13,7 @@ from torch import Tensor
 from components.model.config import ModelConfig
 from components.model.transformer import Layer, MultiTokenTransformer
 from components.training.config import TrainingConfig, TrainingExecution
-from components.training.heldout import HeldOut
-from components.training.loop import Batches, Reporter, TrainState, train
+from components.training.loop import Batches, Look, Reporter, TrainState, train
 from components.training.parallel import from_all_workers, rank_and_workers
 from components.training.placement import Placement, dtype_of
 from components.training.sharded import Sharded, fill_parts, shard
@@ -37,8 +36,8 @@ class Job:
     """A directory that every worker sees."""
     reporter: Reporter
     """Used by the first worker alone."""
-    open_heldout: Callable[[], HeldOut] | None = None
-    """Text to look at while training, where there is any."""
+    open_look: Callable[[], Look] | None = None
+    """What to measure while training, where there is anything."""
 
 
 class UnusableData(ValueError):
@@ -55,8 +54,8 @@ def work(job: Job) -> None:
     state = make_state(job.model, job.config, job.execution, device)
     set_weights(state.model, job.initial_weights())
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
-    data, heldout = _open(job, device)
-    train(state, job.config, job.execution, data, job.checkpoints, reporter, heldout)
+    data, look = _open(job, device)
+    train(state, job.config, job.execution, data, job.checkpoints, reporter, look)
 
 
 def make_state(
@@ -116,19 +115,19 @@ def set_weights(model: MultiTokenTransformer, weights: Iterable[tuple[str, Tenso
     assert not parameters, f"without a value: {sorted(parameters)}"
 
 
-def _open(job: Job, device: torch.device) -> tuple[Batches, HeldOut | None]:
-    """Data and held-out text, once no worker finds fault with its share: nobody waits for one that has given up."""
-    data, heldout, fault = None, None, ""
+def _open(job: Job, device: torch.device) -> tuple[Batches, Look | None]:
+    """Data and what to measure, once no worker finds fault with its share: nobody waits for one that has given up."""
+    data, look, fault = None, None, ""
     try:
         data = job.open_data(device)
-        if job.open_heldout and job.execution.evaluate_every:
-            heldout = job.open_heldout()
+        if job.open_look and job.execution.evaluate_every:
+            look = job.open_look()
     except (ValueError, OSError) as error:
         fault = str(error)
     if faults := [said for said in dict.fromkeys(from_all_workers(fault)) if said]:
         raise UnusableData("\n".join(faults))
     assert data is not None
-    return data, heldout
+    return data, look
 
 
 def keep_freed_memory() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from components.flow.identity import canonical
 from pipelines.compose import Faults, compose, recorded_recipe
+from pipelines.experiment import Experiment, Schedule
 from pipelines.fields import rows, table
-from pipelines.keys import for_this_machine, recipes
 from pipelines.launch import located, other_checkout
 from pipelines.overrides import as_written, for_hydra
+from pipelines.programs import FULL
 from pipelines.recipe import Options, Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,11 +31,11 @@ def faults(*overrides: str) -> list[str]:
     return caught.value.faults
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", sorted(FULL.recipes()))
 def test_every_recipe_composes_under_its_own_name(name: str) -> None:
     recipe, _ = compose([f"conf={name}"])
     assert recipe.name == name
-    assert recipes()[name], f"conf/{name}.yaml needs a first comment line for --help"
+    assert FULL.recipes()[name], f"conf/{name}.yaml needs a first comment line for --help"
 
 
 def test_overrides_reach_their_field() -> None:
@@ -310,13 +311,15 @@ def test_a_size_of_a_recipe_without_sizes_is_refused() -> None:
 
 
 def test_a_sweep_over_a_size_is_a_sweep() -> None:
-    assert for_hydra("sizes.1m.training.steps=3,4") == ("++sizes={1m:{training:{steps:3}}},{1m:{training:{steps:4}}}")
-    assert for_hydra("sizes.1m.training.steps=range(3,5)") == (
+    assert for_hydra("sizes.1m.training.steps=3,4", FULL) == (
         "++sizes={1m:{training:{steps:3}}},{1m:{training:{steps:4}}}"
     )
-    assert for_hydra("seed=1,2") == "seed=1,2"
+    assert for_hydra("sizes.1m.training.steps=range(3,5)", FULL) == (
+        "++sizes={1m:{training:{steps:3}}},{1m:{training:{steps:4}}}"
+    )
+    assert for_hydra("seed=1,2", FULL) == "seed=1,2"
     for written in ("sizes.1m.training.steps=3", "sizes.3b.model.n_kv_heads=null", "seed=1"):
-        assert as_written(for_hydra(written)) == written
+        assert as_written(for_hydra(written, FULL)) == written
 
 
 def test_jobs_of_a_sweep_over_sizes_are_named_as_it_was_written(tmp_path: Path) -> None:
@@ -329,7 +332,7 @@ def test_jobs_of_a_sweep_over_sizes_are_named_as_it_was_written(tmp_path: Path) 
 @pytest.mark.parametrize("conf", ["demo", "scaling_small", "heads_small"])
 def test_a_recipe_that_a_run_wrote_down_is_read_back(conf: str) -> None:
     recipe, _ = compose([f"conf={conf}"])
-    assert recorded_recipe(json.loads(json.dumps(canonical(recipe)))) == recipe
+    assert recorded_recipe(json.loads(json.dumps(canonical(recipe))), FULL) == recipe
 
 
 def test_a_path_of_pairs_is_absolute_and_a_uri_stays() -> None:
@@ -353,7 +356,7 @@ def test_a_typo_in_a_recipe_file_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_every_field_has_a_sentence_and_the_documentation_lists_it() -> None:
-    for kind in (Recipe, Options):
+    for kind in (Recipe, Options, Experiment, Schedule):
         assert [path for path, _, sentence in rows(kind, kind()) if not sentence] == []
     assert table() in (ROOT / "conf" / "README.md").read_text(encoding="utf-8"), "run python -m pipelines.fields"
 
@@ -372,15 +375,15 @@ def cli(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_recipes_from_any_directory(tmp_path: Path) -> None:
     said = cli("--help", cwd=tmp_path)
     assert said.returncode == 0
-    for name, sentence in recipes().items():
+    for name, sentence in FULL.recipes().items():
         assert re.search(rf"^  conf={name} +{re.escape(sentence)}$", said.stdout, re.MULTILINE)
     here, paper = said.stdout.split("Recipes of the paper")
     assert (
-        for_this_machine()
+        FULL.for_this_machine()
         == {"demo", "bytes", "scaling_small", "heads_small"}
         == set(re.findall(r"^  conf=(\w+)", here, re.M))
     )
-    assert set(re.findall(r"^  conf=(\w+)", paper, re.M)) == recipes().keys() - for_this_machine()
+    assert set(re.findall(r"^  conf=(\w+)", paper, re.M)) == FULL.recipes().keys() - FULL.for_this_machine()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,8 @@ import pytest
 from components.flow.identity import identity_of, machine
 from components.flow.node import Several
 from pipelines.compose import compose
-from pipelines.full import full, plan_job
+from pipelines.full import WAY, full
+from pipelines.jobs import plan_job
 from pipelines.launch import Job
 from pipelines.recipe import Recipe
 
@@ -145,7 +146,7 @@ def test_a_time_measured_on_one_kind_of_gpu_is_not_reused_on_another(tmp_path: P
     machines = {}
     for overrides in (["gpu=h100"], ["gpu=a100"], ["cluster=laptop"]):
         recipe, options = compose(["conf=code_300m", f"workspace={tmp_path}", "plan=true", *overrides])
-        plan, _ = plan_job(Job(recipe, options, ()))
+        plan, _ = plan_job(WAY, Job(recipe, options, ()))
         rows = {row.node.name: row for row in plan.nodes}
         machines[overrides[0]] = rows["decode-n4"].identity.machine
         assert rows["pretrain-n4"].identity.machine is None

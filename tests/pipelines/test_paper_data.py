@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from components.corpus.pair_tables import table_problems, write_given_pairs
 from pipelines.compose import compose
-from pipelines.keys import groups, recipes
+from pipelines.keys import groups
+from pipelines.programs import FULL
 
 README = (Path(__file__).resolve().parents[2] / "conf" / "README.md").read_text(encoding="utf-8")
 
@@ -47,7 +48,7 @@ def test_the_example_turns_code_contests_into_pairs(tmp_path: Path) -> None:
 
 
 def test_the_tables_name_every_recipe_and_every_data_set_with_its_columns() -> None:
-    for name in recipes():
+    for name in FULL.recipes():
         assert f"\n| `{name}` " in README
     for name in groups()["finetune"]:
         recipe, _ = compose(["conf=summarization_7b", f"finetune={name}"])

@@ -12,8 +12,10 @@ from components.flow.store import Store
 from components.model.config import ModelConfig
 from components.training.config import TrainingConfig
 from pipelines.compose import compose
-from pipelines.full import capacity_of, full
-from pipelines.keys import groups, recipes
+from pipelines.full import full
+from pipelines.jobs import capacity_of
+from pipelines.keys import groups
+from pipelines.programs import FULL
 from pipelines.recipe import Recipe
 
 VOCABULARY = 32_000
@@ -224,7 +226,7 @@ def test_a_summarization_set_brings_its_steps_and_its_columns() -> None:
     assert dataclasses.replace(other, pairs=recipe.pairs, finetune=recipe.finetune) == recipe
 
 
-@pytest.mark.parametrize("name", sorted(recipes()))
+@pytest.mark.parametrize("name", sorted(FULL.recipes()))
 def test_the_graph_of_every_recipe_builds_and_fits_what_it_is_for(name: str, tmp_path: Path) -> None:
     recipe, _ = compose([f"conf={name}"])
     names = [node.name for node in full(recipe).nodes]

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from tiny_training import CONFIG, EXECUTION, write_shards
 
 from components.flow.stage_run import StageRun
-from components.training.stage import _initial_weights, _open_windows, pretrain
+from components.training.carry_out import initial_weights
+from components.training.stage import _open_windows, pretrain
 from components.training.worker import Job, UnusableData, work
 
 DAMAGED = "train/shard-00001.arrow"
@@ -47,7 +48,7 @@ def worker(rank: int, directory: Path) -> None:
     run = StageRun.local(directory / "run", EXECUTION)
     open_data = partial(_open_windows, directory / "shards", CONFIG)
     try:
-        weights = partial(_initial_weights, CONFIG)
+        weights = partial(initial_weights, CONFIG.model, CONFIG.training.seed)
         work(Job(CONFIG.training, EXECUTION, 1, CONFIG.model, weights, open_data, run.work / "checkpoints", run))
     except UnusableData as error:
         (directory / f"said-{rank}").write_text(str(error))

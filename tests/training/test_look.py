@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -76,11 +76,16 @@ def test_a_killed_training_looks_again_and_sees_the_same(shards: Shards, tmp_pat
 
 def test_the_plan_counts_the_looks(shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many forward passes as there are, on as many windows, a third of a training's FLOPs each."""
-    from components.training import loop
+    from components.training import heldout
 
     looked: list[int] = []
-    look = loop.look
-    monkeypatch.setattr(loop, "look", lambda *args: (looked.append(args[2].windows_WS[:, :32].numel()), look(*args))[1])
+    look = heldout.look
+
+    def watched(*args: Any, **told: Any) -> dict[str, float]:
+        looked.append(told["heldout"].windows_WS[:, :32].numel())
+        return look(*args, **told)
+
+    monkeypatch.setattr(heldout, "look", watched)
     pretrain(CONFIG, shards, StageRun.local(tmp_path, LOOKING))
     cost = partial(Outlook, CONFIG, ({},), external=None)
     more = pretrain.cost(cost(LOOKING)).flops - pretrain.cost(cost(EXECUTION)).flops

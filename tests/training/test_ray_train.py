@@ -10,9 +10,10 @@ from tiny_training import CONFIG, EXECUTION, lose_second_worker, metrics_of, wri
 
 from components.artifacts import Shards
 from components.flow.stage_run import StageRun
+from components.training.carry_out import carry_out, initial_weights
 from components.training.config import TrainingExecution
 from components.training.ray_train import WorkersLost
-from components.training.stage import _carry_out, _checkpoint, _initial_weights, pretrain
+from components.training.stage import _checkpoint, pretrain
 
 pytestmark = pytest.mark.ray
 
@@ -38,7 +39,8 @@ def train_on_ray(directory: Path, shards: Shards, execution: TrainingExecution, 
         (directory / "shards").symlink_to(shards.path)
     run = StageRun.local(directory / "run", replace(execution, workers=2), cpus=2)
     open_data = partial(lose_second_worker, directory, CONFIG, lost_at)
-    _carry_out(CONFIG.training, CONFIG.model, partial(_initial_weights, CONFIG), open_data, run)
+    weights = partial(initial_weights, CONFIG.model, CONFIG.training.seed)
+    carry_out(CONFIG.training, CONFIG.model, weights, open_data, run, run.execution)
     return run
 
 

@@ -26,9 +26,10 @@ from tiny_training import CONFIG, EXECUTION
 
 from components.flow.stage_run import StageRun
 from components.training import ray_train
+from components.training.carry_out import carry_out, initial_weights
 from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
-from components.training.stage import _carry_out, _initial_weights, _open_windows
+from components.training.stage import _open_windows
 from components.training.windows import WindowBatches
 
 LOST_AT, ALONE_UNTIL = 7, 14
@@ -60,7 +61,8 @@ def data(directory: Path, device: torch.device) -> WindowBatches:
 def train(directory: Path) -> None:
     execution = replace(EXECUTION, workers=2, min_workers=1, checkpoint_every=5)
     run = StageRun.local(directory / "run", execution, cpus=2)
-    _carry_out(CONFIG.training, CONFIG.model, partial(_initial_weights, CONFIG), partial(data, directory), run)
+    weights = partial(initial_weights, CONFIG.model, CONFIG.training.seed)
+    carry_out(CONFIG.training, CONFIG.model, weights, partial(data, directory), run, execution)
 
 
 def wait_for(path: Path, training: Future[None]) -> None:

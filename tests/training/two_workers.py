@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 
 from components.flow.stage_run import StageRun
+from components.training.carry_out import initial_weights
 from components.training.config import PretrainConfig, TrainingExecution
 from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
-from components.training.stage import _initial_weights, _open_heldout, _open_windows
+from components.training.stage import _open_look, _open_windows
 from components.training.windows import WindowBatches
 from components.training.worker import Job, work
 
@@ -65,11 +66,11 @@ def _train(training: Tiny) -> None:
         execution=execution,
         threads=1,
         model=config.model,
-        initial_weights=partial(_initial_weights, config),
+        initial_weights=partial(initial_weights, config.model, config.training.seed),
         open_data=partial(_open_until, training),
         checkpoints=run.work / "checkpoints",
         reporter=run,
-        open_heldout=partial(_open_heldout, shards, config, execution) if execution.evaluate_every else None,
+        open_look=partial(_open_look, shards, config, execution) if execution.evaluate_every else None,
     )
     with contextlib.suppress(Stopped):
         work(job)

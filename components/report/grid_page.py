@@ -1,0 +1,391 @@
+"""The page of a grid: what n changes, with intervals over seeds, beside the paper; over training; every cell."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.report import paper
+from components.report.charts import Axes, Series, line_chart
+from components.report.grid import CONFIDENCE, SCORE, Grid, Row, Trained, main_metric
+from components.report.intervals import Estimate, estimate
+from components.report.markup import (
+    NONE,
+    Markup,
+    decimal,
+    duration,
+    join,
+    note,
+    paragraph,
+    percent,
+    scaled,
+    scientific,
+    section,
+    table,
+    tag,
+    whole,
+)
+from components.report.page import document
+from components.report.provenance import facts_list
+
+TITLES = {
+    "induction": "Does a model learn to copy?",
+    "polynomial": "Does a model learn arithmetic?",
+    "path_star": "Does a model learn to look ahead?",
+}
+METRICS = {
+    "accuracy": "right",
+    "accuracy_known": "right, of names that training knows",
+    "first_node": "right first nodes",
+    "later_nodes": "right later nodes",
+}
+Way = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a page came about."""
+
+    when: str
+    machine: str
+    versions: Mapping[str, str]
+    commit: str | None
+    seconds: float | None = None
+    """From command to page; None while the run goes on."""
+    example: str = ""
+    """Examples of the task, as a person reads them."""
+
+
+def grid_page(grid: Grid, made: Made) -> str:
+    """The whole page, at any time of a run: cells that are not there yet are left out, and counted."""
+    return document(
+        title(grid),
+        tag(
+            "header",
+            paragraph(f"Headstart, recipe {grid.config.recipe}, {made.when}", class_="kicker"),
+            tag("h1", title(grid)),
+            paragraph(join(_lead(grid), " "), class_="lead"),
+            _tiles(grid, made),
+        ),
+        _main(grid),
+        _over_training(grid),
+        _summary(grid),
+        _example(grid, made),
+        _cells(grid),
+        _again(grid, made),
+    )
+
+
+def title(grid: Grid) -> str:
+    """The question, and what is compared."""
+    ways = [_named(way) for way in grid.ways]
+    versus = "" if len(ways) < 2 else f" {', '.join(ways[:-1])} and {ways[-1]}"
+    return f"{TITLES[grid.config.task]}{versus}"
+
+
+def _named(way: Way) -> str:
+    return way[0] or f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{way[1]}"
+
+
+def _metric(name: str) -> str:
+    if name.startswith("accuracy/m"):
+        return f"right at m = {name.removeprefix('accuracy/m')}"
+    return METRICS.get(name, name)
+
+
+def _lead(grid: Grid) -> Iterator[str]:
+    """The setting, and the findings as sentences, each from its numbers."""
+    yield grid.config.setting
+    if grid.missing:
+        yield tag("b", f"{len(grid.trained)} of {len(grid.config.cells)} cells are there; the others are to come.")
+    metric = main_metric(grid)
+    for size in grid.sizes:
+        rows = [row for way in grid.ways if (row := grid.row(size, way, metric)) and row.difference]
+        if not rows:
+            continue
+        base = grid.row(size, ("", 1), metric)
+        assert base
+        against = f"n = 1 ({percent(base.mean.mean)})"
+        said = [f"{_named((row.schedule, row.n))} {_against(row)}" for row in rows]
+        at = f"At {size}, " if len(grid.sizes) > 1 else ""
+        about = f"{at}{_metric(metric)}, against {against}: {'; '.join(said)}."
+        yield about[:1].upper() + about[1:]
+    yield f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed."
+
+
+def _against(row: Row) -> str:
+    made = row.difference
+    assert made
+    words = f"{percent(row.mean.mean)}, {_points(made.mean)}"
+    if made.interval is None:
+        return f"{words} of one seed"
+    low, high = made.interval
+    return f"{words} ({decimal(100 * low, 1)} to {decimal(100 * high, 1)}: {row.verdict})"
+
+
+def _points(difference: float) -> str:
+    return f"{'+' if difference >= 0 else ''}{decimal(100 * difference, 1)} points"
+
+
+def _interval(made: Estimate) -> str:
+    if made.interval is None:
+        return "one seed"
+    low, high = made.interval
+    return f"{decimal(100 * max(low, 0), 1)} to {decimal(100 * min(high, 1), 1)}"
+
+
+def _tiles(grid: Grid, made: Made) -> Markup:
+    """The largest difference of each way, and what it took."""
+    tiles = []
+    metric = main_metric(grid)
+    for way in grid.ways:
+        rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.difference]
+        if rows:
+            best = max(rows, key=lambda row: row.difference.mean if row.difference else 0)
+            assert best.difference
+            at = f", {best.size}" if len(grid.sizes) > 1 else ""
+            where = f"{_named(way)} over n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1{at}, {_metric(metric)}"
+            tiles.append(_tile(_points(best.difference.mean), where, f"{_range(best.difference)}: {best.verdict}"))
+    seeds = len({t.label.seed for t in grid.trained})
+    tiles.append(_tile(str(len(grid.trained)), f"trainings, {seeds} seed{'s' * (seeds > 1)}", ""))
+    if made.seconds is not None:
+        total = sum(t.cell.seconds for t in grid.trained)
+        tiles.append(_tile(duration(made.seconds), "from command to this page", f"{duration(total)} of training"))
+    return tag("div", *tiles, class_="tiles")
+
+
+def _range(made: Estimate) -> str:
+    if made.interval is None:
+        return "one seed"
+    low, high = made.interval
+    return f"{decimal(100 * low, 1)} to {decimal(100 * high, 1)}"
+
+
+def _tile(number: str, what: str, beside: str) -> Markup:
+    return tag("div", tag("b", number), tag("span", what), note(beside) if beside else None, class_="tile")
+
+
+def _colour(grid: Grid, way: Way) -> str:
+    return f"var(--s{grid.ways.index(way) % 6})"
+
+
+def _main(grid: Grid) -> Markup | None:
+    if not grid.trained:
+        return None
+    figures, words = {"induction": _induction, "polynomial": _polynomials, "path_star": _path_star}[grid.config.task](
+        grid
+    )
+    return section(
+        "result",
+        "What more heads change",
+        tag("div", *figures, class_="figures"),
+        paragraph(words, class_="caption"),
+    )
+
+
+def _line(grid: Grid, way: Way, rows: Sequence[tuple[float, Row]]) -> Series:
+    """Means with their intervals."""
+    points = [(x, 100 * row.mean.mean) for x, row in rows]
+    spread = []
+    for _, row in rows:
+        low, high = row.mean.interval or (row.mean.mean, row.mean.mean)
+        spread.append((100 * max(low, 0.0), 100 * min(high, 1.0)))
+    return Series(_named(way), points, _colour(grid, way), dots=True, spread=spread)
+
+
+def _figure(name: str, words: str, lines: Sequence[Series], axes: Axes, width: float = 74) -> Markup:
+    return tag("figure", tag("figcaption", words), line_chart(name, lines, axes, width))
+
+
+def _induction(grid: Grid) -> tuple[list[Markup], str]:
+    at = {t.label.size: float(t.label.parameters_in_layers) for t in grid.trained}
+    ticks = sorted(at.values())
+    names = {x: size for size, x in at.items()}
+    figures = []
+    for metric, title in (("accuracy", "Here: second tokens of fresh names, %"),):
+        lines = [
+            _line(grid, way, [(at[size], row) for size in grid.sizes if (row := grid.row(size, way, metric))])
+            for way in grid.ways
+        ]
+        axes = Axes("parameters without embeddings", "% right", ticks, None, 1, True, [names[x] for x in ticks])
+        figures.append(_figure("induction-here", title, lines, axes))
+    sizes = paper.SYNTHETIC_SIZES
+    theirs = [
+        Series(
+            f"n = {n}",
+            [(sizes[name], 100 * by_n[n]) for name, by_n in paper.INDUCTION.items()],
+            _colour(grid, ("", n)) if ("", n) in grid.ways else "var(--s5)",
+            dots=True,
+        )
+        for n in (1, 2)
+    ]
+    axes = Axes("parameters without embeddings", "% right", list(sizes.values()), None, 0, True, list(sizes))
+    figures.append(_figure("induction-paper", "The paper, Figure 7, as read off it, %", theirs, axes))
+    words = (
+        "Share of second tokens of names told right, from the second time on that a name occurs in a story, by the "
+        "first choice of the next-token head. Names of the test are fresh pairs of tokens. Bars: 90 % intervals over "
+        "seeds. The paper trained on 26 billion tokens of children's stories; only the shape compares."
+    )
+    return figures, words
+
+
+def _polynomials(grid: Grid) -> tuple[list[Markup], str]:
+    operations = sorted(int(name.removeprefix("accuracy/m")) for name in grid.metrics)
+    figures = []
+    for size in grid.sizes:
+        lines = [
+            _line(
+                grid,
+                way,
+                [(float(m), row) for m in operations if (row := grid.row(size, way, f"accuracy/m{m}"))],
+            )
+            for way in grid.ways
+        ]
+        axes = Axes("operations m", "% right", list(map(float, operations)), None, 1)
+        figures.append(_figure(f"polynomials-{size}", f"Here, {size}: answers right, %", lines, axes))
+    theirs = [
+        Series(
+            f"n = {n}",
+            [(float(m), 100 * sum(runs[n]) / len(runs[n])) for m, runs in paper.POLYNOMIALS.items()],
+            _colour(grid, ("", n)) if ("", n) in grid.ways else "var(--s5)",
+            dots=True,
+            spread=[(100 * min(runs[n]), 100 * max(runs[n])) for runs in paper.POLYNOMIALS.values()],
+        )
+        for n in (1, 2, 4)
+    ]
+    axes = Axes("operations m", "% right", [float(m) for m in paper.POLYNOMIALS], None, 0)
+    figures.append(_figure("polynomials-paper", "The paper, Figure 8, 100M models, two runs, %", theirs, axes))
+    words = (
+        "An answer is right if all its coefficients are, decoded greedily. Training has up to "
+        f"{grid.config.trained_to} operations; more are beyond it. Bars: here 90 % intervals over seeds, in the paper "
+        "its two runs. The paper's ring is F_7[X]/(X^5), trained with up to 5 operations on 26 billion tokens; only "
+        "the shape compares."
+    )
+    return figures, words
+
+
+def _path_star(grid: Grid) -> tuple[list[Markup], str]:
+    figures = []
+    for size in grid.sizes:
+        plain = [way for way in grid.ways if not way[0]]
+        numbers = [float(n) for _, n in plain]
+        lines = []
+        for index, metric in enumerate(("first_node", "accuracy", "later_nodes")):
+            rows = [(float(way[1]), row) for way in plain if (row := grid.row(size, way, metric))]
+            line = _line(grid, plain[0], rows)
+            label = {"accuracy": "whole path", "first_node": "first node", "later_nodes": "later nodes"}[metric]
+            lines.append(Series(label, line.points, f"var(--s{index + 1})", dots=True, spread=line.spread))
+        if grid.config.guessing:
+            guess = 100 * grid.config.guessing
+            lines.append(Series("guessing", [(numbers[0], guess), (numbers[-1], guess)], "var(--s0)", dashed=True))
+        figures.append(
+            _figure(f"path-star-{size}", f"{size}: right, %", lines, Axes("n", "% right", numbers, (0, 102), 1), 96)
+        )
+    words = (
+        "The whole path, as greedy decoding gives it; its first node, which takes knowing the path to its end; the "
+        "later ones, each of which follows from the edge at the node before. Bars: 90 % intervals over seeds."
+    )
+    return figures, words
+
+
+def _over_training(grid: Grid) -> Markup | None:
+    """Means over seeds while training, and every seed faintly behind."""
+    metric = main_metric(grid)
+    figures = []
+    for size in grid.sizes:
+        lines = [line for way in grid.ways for line in _curves(grid, size, way, metric)]
+        if lines:
+            words = f"{size}: {_metric(metric)}, %"
+            figures.append(_figure(f"training-{size}", words, lines, Axes("steps", "% right", None, None, 1)))
+    if not figures:
+        return None
+    words = (
+        "The test, taken at equal distances while training; the last point is the result. (The paper takes the best "
+        "epoch by the test itself.) Thick: means over seeds; thin: every seed."
+    )
+    return section(
+        "training", "Over training", tag("div", *figures, class_="figures"), paragraph(words, class_="caption")
+    )
+
+
+def _curves(grid: Grid, size: str, way: Way, metric: str) -> Iterator[Series]:
+    by_step: dict[float, list[float]] = {}
+    for trained in grid.of(size, way):
+        points = [(line["step"], 100 * line[SCORE + metric]) for line in trained.history if SCORE + metric in line]
+        for step, value in points:
+            by_step.setdefault(step, []).append(value)
+        yield Series("", points, _colour(grid, way), opacity=0.3)
+    means = [(step, estimate(values).mean) for step, values in sorted(by_step.items())]
+    yield Series(_named(way), means, _colour(grid, way), dots=True)
+
+
+def _summary(grid: Grid) -> Markup:
+    """A row for each size, way and metric."""
+    head = ["", "Metric", "Mean, %", "90 % interval", "Over n = 1, points", "Verdict", "Seeds", "Paper, %"]
+    rows = []
+    for row in grid.rows:
+        made = row.difference
+        difference = f"{_points(made.mean).removesuffix(' points')} ({_range(made)})" if made else NONE
+        name = f"{row.size} {_named((row.schedule, row.n))}"
+        rows.append(
+            [
+                name,
+                _metric(row.metric),
+                decimal(100 * row.mean.mean, 1),
+                _interval(row.mean),
+                difference,
+                row.verdict or NONE,
+                str(row.mean.seeds),
+                NONE if row.paper is None else decimal(100 * row.paper, 0),
+            ]
+        )
+    return section("summary", "Every figure", table(head, rows))
+
+
+def _example(grid: Grid, made: Made) -> Markup | None:
+    if not made.example:
+        return None
+    return section("example", "What it looks like", tag("pre", made.example))
+
+
+def _cells(grid: Grid) -> Markup:
+    head = ["Cell", "Parameters", "Tokens", "FLOPs", "Training", "Besides", *map(_metric, grid.metrics[:6])]
+
+    def row(of: Trained) -> list[str]:
+        cell = of.cell
+        return [
+            f"{of.label.size} {_named(of.way)}, seed {of.label.seed}",
+            whole(cell.parameters),
+            scaled(cell.tokens),
+            scientific(cell.flops),
+            duration(cell.seconds),
+            duration(cell.overhead_seconds),
+            *(percent(cell.metrics.get(name)) for name in grid.metrics[:6]),
+        ]
+
+    return section(
+        "cells",
+        "Every cell",
+        table(head, [row(of) for of in grid.trained]),
+        paragraph(
+            "Training is time in steps; besides is all else but the test: start-up, checkpoints, the model on disk. "
+            "Cells run side by side, so that times are of a machine that is shared.",
+            class_="caption",
+        ),
+    )
+
+
+def _again(grid: Grid, made: Made) -> Markup:
+    listed: dict[str, Any] = {
+        "Machine": made.machine,
+        "Code": made.commit,
+        "Versions": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
+        "Numbers": "results.json beside this page, in full precision",
+    }
+    command = shlex.join(["python", "pipelines/synthetic.py", *grid.config.overrides])
+    return section(
+        "again",
+        "Make it again",
+        tag("pre", command, class_="command"),
+        facts_list({name: value for name, value in listed.items() if value}),
+    )

@@ -1,0 +1,99 @@
+"""Paths in stars of paths, whose first step needs looking ahead (Bachmann & Nagarajan 2024, section 4.1).
+
+Shape suffixes: E examples, A arms, P edges of an arm, L tokens.
+"""
+
+import numpy as np
+
+from components.synthetic.config import PathStarConfig
+from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, randomness
+
+TEST_SHARE = 10
+"""One graph in so many, by its hash, belongs to the test and never to training."""
+
+
+class PathStar:
+    """The task."""
+
+    def __init__(self, config: PathStarConfig) -> None:
+        self.config = config
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.config.vocabulary_size
+
+    @property
+    def longest(self) -> int:
+        return self.config.longest
+
+    def examples(self, seed: int, step: int, tokens: int) -> Examples:
+        return self._drawn(randomness(seed, TRAIN, step), -(-tokens // self.longest) + 1, of_test=False)
+
+    def test(self, items: int) -> list[Scored]:
+        """The whole path, as greedy decoding gives it; its first node, which takes looking ahead; the others, which
+        follow from the node before."""
+        graphs = self._drawn(randomness(0, TEST), items, of_test=True)
+        first_EL, path_EL = np.zeros_like(graphs.counted_EL), np.zeros_like(graphs.counted_EL)
+        path_EL[:, -self.config.edges :] = True
+        first_EL[:, -self.config.edges] = True
+        return [
+            Scored(name, Examples(graphs.tokens_EL, graphs.length_E, counted_EL), whole)
+            for name, counted_EL, whole in (
+                ("accuracy", path_EL, True),
+                ("first_node", first_EL, False),
+                ("later_nodes", path_EL & ~first_EL, False),
+            )
+        ]
+
+    def text(self, tokens: Array) -> str:
+        """Tokens as a person reads them."""
+        return " ".join(str(t) if t < self.config.nodes else "|?="[t - self.config.nodes] for t in tokens.tolist())
+
+    def shown(self) -> str:
+        few = self._drawn(randomness(1, TRAIN), 4, of_test=False)
+        return "\n".join(map(self.text, few.tokens_EL))
+
+    def _drawn(self, random: np.random.Generator, count: int, of_test: bool) -> Examples:
+        """So many graphs that belong to training, or to the test."""
+        found: list[Array] = []
+        while sum(map(len, found)) < count:
+            tokens_EL = self._graphs(random, max(16, count * (TEST_SHARE if of_test else 2)))
+            found.append(tokens_EL[(self._hash(tokens_EL) % np.uint64(TEST_SHARE) == 0) == of_test])
+        tokens_EL = np.concatenate(found)[:count]
+        counted_EL = np.ones(tokens_EL.shape, bool)
+        if self.config.answer_only:
+            counted_EL[:, : -self.config.edges] = False
+        return Examples(tokens_EL, np.full(count, self.longest), counted_EL)
+
+    def _graphs(self, random: np.random.Generator, count: int) -> Array:
+        config = self.config
+        E, A, P = count, config.arms, config.edges
+        node_EN = random.permuted(np.broadcast_to(np.arange(config.nodes), (E, config.nodes)), axis=1)
+        start_E = node_EN[:, 0]
+        arm_EAP = node_EN[:, 1 : 1 + A * P].reshape(E, A, P)
+        from_EAP = np.concatenate((np.broadcast_to(start_E[:, None, None], (E, A, 1)), arm_EAP[..., :-1]), -1)
+        mark, question, equals = (config.nodes + i for i in range(3))
+        edge_EL3 = np.stack((from_EAP, arm_EAP, np.full_like(arm_EAP, mark)), -1).reshape(E, A * P, 3)
+        order = random.permuted(np.broadcast_to(np.arange(A * P), (E, A * P)), axis=1)
+        edge_EL3 = np.take_along_axis(edge_EL3, order[..., None], 1)
+        path_EP = arm_EAP[np.arange(E), random.integers(0, A, E)]  # its last is the goal
+        asked = np.stack((np.full(E, question), start_E, path_EP[:, -1], np.full(E, equals)), 1)
+        return np.concatenate((edge_EL3.reshape(E, -1), asked, path_EP), 1)
+
+    def _hash(self, tokens_EL: Array) -> Array:
+        """Of the graph and the goal, whatever the order of the edges: a sum over edges."""
+        edges = 3 * self.config.arms * self.config.edges
+        n = np.uint64(self.config.nodes)
+        edge_EL3 = tokens_EL[:, :edges].reshape(len(tokens_EL), -1, 3).astype(np.uint64)
+        goal_E = tokens_EL[:, edges + 2].astype(np.uint64)
+        hash_E: Array = _mixed(edge_EL3[..., 0] * n + edge_EL3[..., 1]).sum(1) + _mixed(goal_E + n * n)
+        return hash_E >> np.uint64(20)
+
+
+def _mixed(values: Array) -> Array:
+    """Numbers scattered over 64 bits (splitmix64's finalizer)."""
+    values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    out: Array = values ^ (values >> np.uint64(31))
+    return out

@@ -1,0 +1,116 @@
+"""Grids of small trainings where the answer is known: `python pipelines/synthetic.py conf=NAME [key=value …]`.
+
+Of every size, number of heads and seed one training with its test, side by side as far as the cores go round, and a
+page with intervals over seeds. A cell that is there is reused: one more seed costs its cells.
+"""
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from components.flow.node import Graph, Node, Resources, several
+from components.flow.run import SoFar
+from components.flow.store import Manifest, Store
+from components.report.config import CellLabel, GridConfig
+from components.report.grid_files import write_grid
+from components.report.stage import write_grid_report
+from components.synthetic.config import CellConfig, PathStarConfig, PolynomialConfig
+from components.synthetic.stage import train_cell
+from pipelines.experiment import CellPlan, Experiment
+from pipelines.jobs import Way, command_line, run
+from pipelines.launch import Job, launch, refuse
+from pipelines.programs import SYNTHETIC
+
+REPORT = "report"
+SO_FAR = "so-far"
+"""Folder, beside the stages' results, of the page while cells are to come."""
+
+
+def grid(experiment: Experiment, overrides: tuple[str, ...] = ()) -> Graph:
+    """The graph of an experiment. Pure, and nothing runs yet. `overrides` are what the page prints to reproduce it."""
+    asked = experiment.cluster.training
+    resources = Resources(asked.cpus_per_worker or 1, gpus=asked.gpus_per_worker, drives_ray=asked.gpus_per_worker > 0)
+    planned = list(experiment.cells())
+    cells = [
+        train_cell.bind(
+            CellConfig(
+                experiment.definition,
+                cell.model,
+                cell.training,
+                look_every=-(-cell.training.steps // experiment.looks),
+                test_items=experiment.test_items,
+            ),
+            name=cell.name,
+            title=f"{cell.group} seed {cell.seed}",
+            group=cell.group,
+            resources=resources,
+            execution=asked,
+        )
+        for cell in planned
+    ]
+    config = _report_config(experiment, overrides, planned)
+    return Graph.of(write_grid_report.bind(config, several(cells), name=REPORT))
+
+
+def _report_config(experiment: Experiment, overrides: tuple[str, ...], planned: Sequence[CellPlan]) -> GridConfig:
+    task = experiment.definition
+    return GridConfig(
+        experiment.name,
+        overrides,
+        experiment.task,
+        task.setting,
+        tuple(
+            CellLabel(cell.size, cell.schedule, cell.n_future_tokens, cell.seed, cell.model.matrix_parameters())
+            for cell in planned
+        ),
+        trained_to=task.operations if isinstance(task, PolynomialConfig) else None,
+        guessing=1 / task.arms if isinstance(task, PathStarConfig) else None,
+    )
+
+
+def so_far(graph: Graph, store: Store) -> SoFar:
+    """Writes the page of the cells that are there, and takes it away once the whole one is."""
+    report: Node[Any] | None = next((node for node in graph.nodes if node.name == REPORT), None)
+
+    def write(directory: Path, manifests: Mapping[str, Manifest]) -> None:
+        folder = directory / SO_FAR
+        if report is None or REPORT in manifests:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        cells = {
+            place: store.load(manifests[node.name], node.stage.artifact_type)
+            for place, node in enumerate(report.flat_inputs())
+            if node.name in manifests
+        }
+        if cells:
+            folder.mkdir(exist_ok=True)
+            write_grid(folder, report.config, cells, time.time(), "")
+
+    return write
+
+
+def words(experiment: Experiment) -> str:
+    """What is compared."""
+    ways = ", ".join(name or f"n = {way.n_future_tokens}" for name, way in experiment.ways())
+    return f"{ways} at {', '.join(experiment.sizes)}, seeds {', '.join(map(str, experiment.seeds))}"
+
+
+WAY = Way(grid, words, so_far)
+
+
+def no_sweep(jobs: Sequence[Job[Experiment]]) -> int:
+    """A grid is one run."""
+    return refuse([f"-m asks for a sweep of {len(jobs)} jobs; a grid is one run: seeds=[1,2,3] future_tokens=[1,2]"])
+
+
+def main() -> Any:
+    """The command line; returns the exit code."""
+    return command_line(lambda: launch(SYNTHETIC, partial(run, WAY), no_sweep))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
