@@ -8,13 +8,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from components.corpus.config import CorpusConfig
 from components.model.config import ModelConfig
-from components.shards.config import MAX_LOOKAHEAD
-from components.synthetic.config import InductionConfig, PathStarConfig, PolynomialConfig, TaskConfig
+from components.shards.config import MAX_LOOKAHEAD, ShardsConfig
+from components.synthetic.config import InductionConfig, PathStarConfig, PolynomialConfig, TaskConfig, TextConfig
+from components.tokenizer.config import TokenizerConfig
 from components.training.config import Curriculum, TrainingConfig
 from pipelines.recipe import ClusterSettings, Size
 
-TaskName = Literal["induction", "polynomial", "path_star"]
+TaskName = Literal["induction", "polynomial", "path_star", "text"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Experiment:
     name: str = "induction_small"
     """Names the run's folder and its MLflow run."""
     task: TaskName = "induction"
-    """What is learned: `induction`, `polynomial` or `path_star`."""
+    """What is learned: `induction`, `polynomial` and `path_star` are made as training goes, `text` is a corpus."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of initial weights and training data; intervals are over them. Tests are the same for all."""
     future_tokens: tuple[int, ...] = (1, 2)
@@ -86,6 +88,11 @@ class Experiment:
     induction: InductionConfig = field(default_factory=InductionConfig)
     polynomial: PolynomialConfig = field(default_factory=PolynomialConfig)
     path_star: PathStarConfig = field(default_factory=PathStarConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    """Of the task `text`, as in a recipe; so are `tokenizer` and `shards`."""
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    shards: ShardsConfig = field(default_factory=ShardsConfig)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
@@ -125,7 +132,7 @@ class Experiment:
                     yield f"schedules has {name!r}, which is what a plain one of future_tokens is called"
 
     def _faults_of_cells(self) -> Iterator[str]:
-        longest = self.definition.longest
+        longest = 0 if isinstance(self.definition, TextConfig) else self.definition.longest
         for name, size in self.sizes.items():
             if size.training.context_length < longest:
                 yield (
@@ -138,10 +145,16 @@ class Experiment:
             yield from str(error).splitlines()
 
     @property
-    def definition(self) -> TaskConfig:
-        """What decides the task's examples."""
-        found: TaskConfig = getattr(self, self.task)
+    def definition(self) -> TaskConfig | TextConfig:
+        """What decides the task's examples, or what is measured of text."""
+        found: TaskConfig | TextConfig = getattr(self, self.task)
         return found
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Symbols of the task, or of the tokenizer."""
+        task = self.definition
+        return self.tokenizer.size if isinstance(task, TextConfig) else task.vocabulary_size
 
     def ways(self) -> Iterator[tuple[str, Schedule]]:
         """Plain ones of every n, without a name, then the schedules."""
@@ -163,8 +176,8 @@ class Experiment:
                         raise ValueError("\n".join(f"{at}: {line}" for line in str(error).splitlines())) from None
 
     def _cell(self, seed: int, size: str, of: Size, name: str, way: Schedule) -> CellPlan:
-        n, vocabulary = way.n_future_tokens, self.definition.vocabulary_size
-        model = replace(of.model, n_future_tokens=n, vocabulary_size=vocabulary)
+        n = way.n_future_tokens
+        model = replace(of.model, n_future_tokens=n, vocabulary_size=self.vocabulary_size)
         if n == 1 and model.arrangement != "replicated":  # one head is the ordinary model in any arrangement
             model = replace(model, arrangement="parallel", extra_layers=False)
         training = replace(
@@ -179,7 +192,7 @@ class Experiment:
 
 DERIVED_OF_EXPERIMENT = {
     "model.n_future_tokens": "future_tokens=[1,2] lists the n to compare, a schedule has its own",
-    "model.vocabulary_size": "the task sets it",
+    "model.vocabulary_size": "the task sets it, or tokenizer.vocabulary_size",
     "training.seed": "seeds=[1,2,3] lists them",
 }
 """Fields that an experiment derives; they cannot be given, and the message says what to give instead."""

@@ -10,16 +10,21 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from components.artifacts import Cell
+from components.corpus.stage import collect
 from components.flow.node import Graph, Node, Resources, several
 from components.flow.run import SoFar
 from components.flow.store import Manifest, Store
 from components.report.config import CellLabel, GridConfig
 from components.report.grid_files import write_grid
 from components.report.stage import write_grid_report
-from components.synthetic.config import CellConfig, PathStarConfig, PolynomialConfig
-from components.synthetic.stage import train_cell
+from components.shards.stage import tokenize
+from components.synthetic.config import CellConfig, PathStarConfig, PolynomialConfig, TextCellConfig, TextConfig
+from components.synthetic.stage import train_cell, train_text_cell
+from components.tokenizer.stage import train_tokenizer
+from components.training.config import TrainingExecution
 from pipelines.experiment import CellPlan, Experiment
 from pipelines.jobs import Way, command_line, run
 from pipelines.launch import Job, launch, refuse
@@ -30,30 +35,44 @@ SO_FAR = "so-far"
 """Folder, beside the stages' results, of the page while cells are to come."""
 
 
+class Named(TypedDict):
+    """How a cell's node is bound."""
+
+    name: str
+    title: str
+    group: str
+    resources: Resources
+    execution: TrainingExecution
+
+
 def grid(experiment: Experiment, overrides: tuple[str, ...] = ()) -> Graph:
     """The graph of an experiment. Pure, and nothing runs yet. `overrides` are what the page prints to reproduce it."""
     asked = experiment.cluster.training
     resources = Resources(asked.cpus_per_worker or 1, gpus=asked.gpus_per_worker, drives_ray=asked.gpus_per_worker > 0)
     planned = list(experiment.cells())
-    cells = [
-        train_cell.bind(
-            CellConfig(
-                experiment.definition,
-                cell.model,
-                cell.training,
-                look_every=-(-cell.training.steps // experiment.looks),
-                test_items=experiment.test_items,
-            ),
+    task, data = experiment.definition, experiment.cluster.data
+    cells: list[Node[Cell]] = []
+    if isinstance(task, TextConfig):
+        corpus = collect.bind(experiment.corpus, name="corpus", execution=data)
+        tokenizer = train_tokenizer.bind(experiment.tokenizer, corpus, name="tokenizer")
+        shards = tokenize.bind(experiment.shards, corpus, tokenizer, name="shards", execution=data)
+    for cell in planned:
+        look_every = -(-cell.training.steps // experiment.looks)
+        named = Named(
             name=cell.name,
             title=f"{cell.group} seed {cell.seed}",
             group=cell.group,
             resources=resources,
             execution=asked,
         )
-        for cell in planned
-    ]
-    config = _report_config(experiment, overrides, planned)
-    return Graph.of(write_grid_report.bind(config, several(cells), name=REPORT))
+        if isinstance(task, TextConfig):
+            of_text = TextCellConfig(task, cell.model, cell.training, look_every)
+            cells.append(train_text_cell.bind(of_text, shards, corpus, **named))
+        else:
+            config = CellConfig(task, cell.model, cell.training, look_every, experiment.test_items)
+            cells.append(train_cell.bind(config, **named))
+    report = write_grid_report.bind(_report_config(experiment, overrides, planned), several(cells), name=REPORT)
+    return Graph.of(report)
 
 
 def _report_config(experiment: Experiment, overrides: tuple[str, ...], planned: Sequence[CellPlan]) -> GridConfig:

@@ -204,4 +204,4 @@ def main_metric(grid: Grid) -> str:
     """What is compared first: of polynomials the hardest number of operations in training."""
     if grid.config.task == "polynomial":
         return f"accuracy/m{grid.config.trained_to}"
-    return "accuracy"
+    return "accuracy" if "accuracy" in grid.metrics else "bits_per_byte"

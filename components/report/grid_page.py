@@ -29,17 +29,67 @@ from components.report.page import document
 from components.report.provenance import facts_list
 
 TITLES = {
+    "text": "What do several heads do to text?",
     "induction": "Does a model learn to copy?",
     "polynomial": "Does a model learn arithmetic?",
     "path_star": "Does a model learn to look ahead?",
 }
-METRICS = {
-    "accuracy": "right",
-    "accuracy_known": "right, of names that training knows",
-    "first_node": "right first nodes",
-    "later_nodes": "right later nodes",
-}
 Way = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How a metric is written."""
+
+    words: str
+    scale: float = 100.0
+    digits: int = 1
+    unit: str = " %"
+    difference_unit: str = " points"
+    more_is_better: bool = True
+
+    def value(self, value: float | None) -> str:
+        return NONE if value is None else f"{decimal(self.scale * value, self.digits)}{self.unit}"
+
+    def change(self, difference: float, unit: bool = True) -> str:
+        sign = "+" if difference >= 0 else ""
+        return f"{sign}{decimal(self.scale * difference, self.digits)}{self.difference_unit if unit else ''}"
+
+    def range(self, made: Estimate) -> str:
+        """An interval of differences."""
+        if made.interval is None:
+            return "one seed"
+        low, high = (decimal(self.scale * edge, self.digits) for edge in made.interval)
+        return f"{low} to {high}"
+
+    def interval(self, made: Estimate) -> str:
+        """An interval of values; of shares no more than can be."""
+        low, high = edges(made, self)
+        return "one seed" if made.interval is None else f"{decimal(low, self.digits)} to {decimal(high, self.digits)}"
+
+
+def edges(made: Estimate, shown: "Shown") -> tuple[float, float]:
+    """Lowest and highest mean, as shown."""
+    low, high = made.interval or (made.mean, made.mean)
+    if shown.unit == " %":
+        low, high = max(low, 0.0), min(high, 1.0)
+    return shown.scale * low, shown.scale * high
+
+
+METRICS = {
+    "accuracy": Shown("right"),
+    "accuracy_known": Shown("right, of names that training knows"),
+    "first_node": Shown("right first nodes"),
+    "later_nodes": Shown("right later nodes"),
+    "bits_per_byte": Shown("bits per byte", 1.0, 4, "", "", more_is_better=False),
+}
+
+
+def shown(metric: str) -> Shown:
+    """How a metric is written."""
+    if metric.startswith("accuracy/m"):
+        return Shown(f"right at m = {metric.removeprefix('accuracy/m')}")
+    return METRICS[metric]
 
 
 @dataclass(frozen=True)
@@ -87,12 +137,6 @@ def _named(way: Way) -> str:
     return way[0] or f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{way[1]}"
 
 
-def _metric(name: str) -> str:
-    if name.startswith("accuracy/m"):
-        return f"right at m = {name.removeprefix('accuracy/m')}"
-    return METRICS.get(name, name)
-
-
 def _lead(grid: Grid) -> Iterator[str]:
     """The setting, and the findings as sentences, each from its numbers."""
     yield grid.config.setting
@@ -105,10 +149,10 @@ def _lead(grid: Grid) -> Iterator[str]:
             continue
         base = grid.row(size, ("", 1), metric)
         assert base
-        against = f"n = 1 ({percent(base.mean.mean)})"
+        against = f"n = 1 ({shown(metric).value(base.mean.mean)})"
         said = [f"{_named((row.schedule, row.n))} {_against(row)}" for row in rows]
         at = f"At {size}, " if len(grid.sizes) > 1 else ""
-        about = f"{at}{_metric(metric)}, against {against}: {'; '.join(said)}."
+        about = f"{at}{shown(metric).words}, against {against}: {'; '.join(said)}."
         yield about[:1].upper() + about[1:]
     yield f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed."
 
@@ -116,22 +160,9 @@ def _lead(grid: Grid) -> Iterator[str]:
 def _against(row: Row) -> str:
     made = row.difference
     assert made
-    words = f"{percent(row.mean.mean)}, {_points(made.mean)}"
-    if made.interval is None:
-        return f"{words} of one seed"
-    low, high = made.interval
-    return f"{words} ({decimal(100 * low, 1)} to {decimal(100 * high, 1)}: {row.verdict})"
-
-
-def _points(difference: float) -> str:
-    return f"{'+' if difference >= 0 else ''}{decimal(100 * difference, 1)} points"
-
-
-def _interval(made: Estimate) -> str:
-    if made.interval is None:
-        return "one seed"
-    low, high = made.interval
-    return f"{decimal(100 * max(low, 0), 1)} to {decimal(100 * min(high, 1), 1)}"
+    of = shown(row.metric)
+    words = f"{of.value(row.mean.mean)}, {of.change(made.mean)}"
+    return f"{words} of one seed" if made.interval is None else f"{words} ({of.range(made)}: {row.verdict})"
 
 
 def _tiles(grid: Grid, made: Made) -> Markup:
@@ -141,24 +172,19 @@ def _tiles(grid: Grid, made: Made) -> Markup:
     for way in grid.ways:
         rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.difference]
         if rows:
-            best = max(rows, key=lambda row: row.difference.mean if row.difference else 0)
+            of = shown(metric)
+            sign = 1 if of.more_is_better else -1
+            best = max(rows, key=lambda row: sign * row.difference.mean if row.difference else 0)
             assert best.difference
             at = f", {best.size}" if len(grid.sizes) > 1 else ""
-            where = f"{_named(way)} over n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1{at}, {_metric(metric)}"
-            tiles.append(_tile(_points(best.difference.mean), where, f"{_range(best.difference)}: {best.verdict}"))
+            where = f"{_named(way)} over n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1{at}, {of.words}"
+            tiles.append(_tile(of.change(best.difference.mean), where, f"{of.range(best.difference)}: {best.verdict}"))
     seeds = len({t.label.seed for t in grid.trained})
     tiles.append(_tile(str(len(grid.trained)), f"trainings, {seeds} seed{'s' * (seeds > 1)}", ""))
     if made.seconds is not None:
         total = sum(t.cell.seconds for t in grid.trained)
         tiles.append(_tile(duration(made.seconds), "from command to this page", f"{duration(total)} of training"))
     return tag("div", *tiles, class_="tiles")
-
-
-def _range(made: Estimate) -> str:
-    if made.interval is None:
-        return "one seed"
-    low, high = made.interval
-    return f"{decimal(100 * low, 1)} to {decimal(100 * high, 1)}"
 
 
 def _tile(number: str, what: str, beside: str) -> Markup:
@@ -172,9 +198,8 @@ def _colour(grid: Grid, way: Way) -> str:
 def _main(grid: Grid) -> Markup | None:
     if not grid.trained:
         return None
-    figures, words = {"induction": _induction, "polynomial": _polynomials, "path_star": _path_star}[grid.config.task](
-        grid
-    )
+    of_task = {"induction": _induction, "polynomial": _polynomials, "path_star": _path_star, "text": _text}
+    figures, words = of_task[grid.config.task](grid)
     return section(
         "result",
         "What more heads change",
@@ -185,11 +210,8 @@ def _main(grid: Grid) -> Markup | None:
 
 def _line(grid: Grid, way: Way, rows: Sequence[tuple[float, Row]]) -> Series:
     """Means with their intervals."""
-    points = [(x, 100 * row.mean.mean) for x, row in rows]
-    spread = []
-    for _, row in rows:
-        low, high = row.mean.interval or (row.mean.mean, row.mean.mean)
-        spread.append((100 * max(low, 0.0), 100 * min(high, 1.0)))
+    points = [(x, shown(row.metric).scale * row.mean.mean) for x, row in rows]
+    spread = [edges(row.mean, shown(row.metric)) for _, row in rows]
     return Series(_named(way), points, _colour(grid, way), dots=True, spread=spread)
 
 
@@ -197,18 +219,24 @@ def _figure(name: str, words: str, lines: Sequence[Series], axes: Axes, width: f
     return tag("figure", tag("figcaption", words), line_chart(name, lines, axes, width))
 
 
-def _induction(grid: Grid) -> tuple[list[Markup], str]:
+def _by_size(grid: Grid, metric: str, name: str, title: str) -> Markup:
+    """A metric over the sizes."""
     at = {t.label.size: float(t.label.parameters_in_layers) for t in grid.trained}
-    ticks = sorted(at.values())
     names = {x: size for size, x in at.items()}
-    figures = []
-    for metric, title in (("accuracy", "Here: second tokens of fresh names, %"),):
-        lines = [
-            _line(grid, way, [(at[size], row) for size in grid.sizes if (row := grid.row(size, way, metric))])
-            for way in grid.ways
-        ]
-        axes = Axes("parameters without embeddings", "% right", ticks, None, 1, True, [names[x] for x in ticks])
-        figures.append(_figure("induction-here", title, lines, axes))
+    ticks = sorted(names)
+    lines = [
+        _line(grid, way, [(at[size], row) for size in grid.sizes if (row := grid.row(size, way, metric))])
+        for way in grid.ways
+    ]
+    unit = "% right" if shown(metric).unit == " %" else shown(metric).words
+    axes = Axes(
+        "parameters without embeddings", unit, ticks, None, shown(metric).digits, True, [names[x] for x in ticks]
+    )
+    return _figure(name, title, lines, axes)
+
+
+def _induction(grid: Grid) -> tuple[list[Markup], str]:
+    figures = [_by_size(grid, "accuracy", "induction-here", "Here: second tokens of fresh names, %")]
     sizes = paper.SYNTHETIC_SIZES
     theirs = [
         Series(
@@ -227,6 +255,41 @@ def _induction(grid: Grid) -> tuple[list[Markup], str]:
         "seeds. The paper trained on 26 billion tokens of children's stories; only the shape compares."
     )
     return figures, words
+
+
+def _text(grid: Grid) -> tuple[list[Markup], str]:
+    figures = []
+    words = "Bars: 90 % intervals over seeds."
+    if "accuracy" in grid.metrics:
+        of_names, words = _induction(grid)
+        figures += of_names
+    if "bits_per_byte" in grid.metrics:
+        if len(grid.sizes) > 1:
+            figures.append(_by_size(grid, "bits_per_byte", "bits-here", "Bits per byte of unseen text"))
+        else:
+            figures.append(_differences(grid, grid.sizes[0], "bits_per_byte"))
+    return figures, words
+
+
+def _differences(grid: Grid, size: str, metric: str) -> Markup:
+    """Every way's difference to n = 1 with its interval, a row each."""
+    rows = [row for way in grid.ways if (row := grid.row(size, way, metric)) and row.difference]
+    of = shown(metric)
+    lines = [
+        Series(
+            "",
+            [(float(place), of.scale * row.difference.mean)],
+            _colour(grid, (row.schedule, row.n)),
+            dots=True,
+            spread=[tuple(of.scale * edge for edge in row.difference.interval)] if row.difference.interval else (),
+        )
+        for place, row in enumerate(rows)
+        if row.difference
+    ]
+    zero = Series("n = 1", [(-0.5, 0.0), (len(rows) - 0.5, 0.0)], "var(--s0)", dashed=True)
+    names = [_named((row.schedule, row.n)) for row in rows]
+    axes = Axes("", f"{of.words} more than n = 1", list(map(float, range(len(rows)))), None, of.digits, False, names)
+    return _figure(f"differences-{size}", f"{size}: {of.words}, difference to n = 1", [zero, *lines], axes)
 
 
 def _polynomials(grid: Grid) -> tuple[list[Markup], str]:
@@ -295,8 +358,9 @@ def _over_training(grid: Grid) -> Markup | None:
     for size in grid.sizes:
         lines = [line for way in grid.ways for line in _curves(grid, size, way, metric)]
         if lines:
-            words = f"{size}: {_metric(metric)}, %"
-            figures.append(_figure(f"training-{size}", words, lines, Axes("steps", "% right", None, None, 1)))
+            of = shown(metric)
+            axes = Axes("steps", "% right" if of.unit == " %" else of.words, None, None, of.digits)
+            figures.append(_figure(f"training-{size}", f"{size}: {of.words}", lines, axes))
     if not figures:
         return None
     words = (
@@ -311,7 +375,11 @@ def _over_training(grid: Grid) -> Markup | None:
 def _curves(grid: Grid, size: str, way: Way, metric: str) -> Iterator[Series]:
     by_step: dict[float, list[float]] = {}
     for trained in grid.of(size, way):
-        points = [(line["step"], 100 * line[SCORE + metric]) for line in trained.history if SCORE + metric in line]
+        points = [
+            (line["step"], shown(metric).scale * line[SCORE + metric])
+            for line in trained.history
+            if SCORE + metric in line
+        ]
         for step, value in points:
             by_step.setdefault(step, []).append(value)
         yield Series("", points, _colour(grid, way), opacity=0.3)
@@ -321,22 +389,21 @@ def _curves(grid: Grid, size: str, way: Way, metric: str) -> Iterator[Series]:
 
 def _summary(grid: Grid) -> Markup:
     """A row for each size, way and metric."""
-    head = ["", "Metric", "Mean, %", "90 % interval", "Over n = 1, points", "Verdict", "Seeds", "Paper, %"]
+    head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict", "Seeds", "Paper"]
     rows = []
     for row in grid.rows:
-        made = row.difference
-        difference = f"{_points(made.mean).removesuffix(' points')} ({_range(made)})" if made else NONE
-        name = f"{row.size} {_named((row.schedule, row.n))}"
+        made, of = row.difference, shown(row.metric)
         rows.append(
             [
-                name,
-                _metric(row.metric),
-                decimal(100 * row.mean.mean, 1),
-                _interval(row.mean),
-                difference,
+                f"{row.size} {_named((row.schedule, row.n))}",
+                of.words,
+                of.value(row.mean.mean),
+                of.interval(row.mean),
+                of.change(made.mean, unit=False) if made else NONE,
+                of.range(made) if made else NONE,
                 row.verdict or NONE,
                 str(row.mean.seeds),
-                NONE if row.paper is None else decimal(100 * row.paper, 0),
+                NONE if row.paper is None else percent(row.paper, 0),
             ]
         )
     return section("summary", "Every figure", table(head, rows))
@@ -349,7 +416,15 @@ def _example(grid: Grid, made: Made) -> Markup | None:
 
 
 def _cells(grid: Grid) -> Markup:
-    head = ["Cell", "Parameters", "Tokens", "FLOPs", "Training", "Besides", *map(_metric, grid.metrics[:6])]
+    head = [
+        "Cell",
+        "Parameters",
+        "Tokens",
+        "FLOPs",
+        "Training",
+        "Besides",
+        *(shown(name).words for name in grid.metrics[:6]),
+    ]
 
     def row(of: Trained) -> list[str]:
         cell = of.cell
@@ -360,7 +435,7 @@ def _cells(grid: Grid) -> Markup:
             scientific(cell.flops),
             duration(cell.seconds),
             duration(cell.overhead_seconds),
-            *(percent(cell.metrics.get(name)) for name in grid.metrics[:6]),
+            *(shown(name).value(cell.metrics.get(name)) for name in grid.metrics[:6]),
         ]
 
     return section(

@@ -182,6 +182,43 @@ TaskConfig = InductionConfig | PolynomialConfig | PathStarConfig
 
 
 @dataclass(frozen=True)
+class TextConfig:
+    """A text's language (bits per byte), and on stories induction with the names of the test split replaced."""
+
+    heldout_tokens: int = 32_768
+    """Tokens of the test split whose bits per byte are measured; 0: none."""
+    stories: int = 0
+    """Stories of the test split whose characters are given fresh names (paper 4.1: 100); 0: none."""
+
+    def __post_init__(self) -> None:
+        faults = _below(self, heldout_tokens=0, stories=0)
+        if self.heldout_tokens == self.stories == 0:
+            faults.append("heldout_tokens and stories are both 0; one of them must be measured")
+        _refuse(faults)
+
+    @property
+    def setting(self) -> str:
+        """The task in a sentence."""
+        told = [f"bits per byte of {self.heldout_tokens:,} unseen tokens"] * (self.heldout_tokens > 0)
+        told += [f"names of two tokens in {self.stories} unseen stories, given afresh"] * (self.stories > 0)
+        return f"Text; measured on {' and '.join(told)}."
+
+
+@dataclass(frozen=True)
+class TextCellConfig:
+    """One training of a grid on text, and its test."""
+
+    text: TextConfig
+    """What is measured."""
+    model: ModelConfig
+    """The model's shape."""
+    training: TrainingConfig
+    """Optimization."""
+    look_every: int
+    """Steps between two times that the test is taken."""
+
+
+@dataclass(frozen=True)
 class CellConfig:
     """One training of a grid and its test."""
 

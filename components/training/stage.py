@@ -160,7 +160,7 @@ def pretrain(config: PretrainConfig, shards: Shards, run: StageRun) -> Checkpoin
         config.training,
         config.model,
         partial(initial_weights, config.model, config.training.seed),
-        partial(_open_windows, shards.path, config),
+        partial(_windows, shards.path, config),
         run,
         run.execution or TrainingExecution(),
         open_look,
@@ -200,17 +200,10 @@ def finetune(config: FinetuneConfig, checkpoint: Checkpoint, pairs: Pairs, run: 
     return _checkpoint(config, checkpoint.path / "tokenizer", run, checkpoint.n_future_tokens)
 
 
-def _open_windows(shards: Path, config: PretrainConfig, device: "torch.device") -> "Batches":
-    from components.shards.order import GlobalOrder
-    from components.shards.reader import TokenReader
-    from components.training.parallel import own_share
-    from components.training.windows import WindowBatches
+def _windows(shards: Path, config: PretrainConfig, device: "torch.device") -> "Batches":
+    from components.training.windows import open_windows
 
-    training = config.training
-    reader = TokenReader(shards, "train")
-    reader.verify(own_share(reader.n_shards))
-    order = GlobalOrder(reader.n_tokens, training.context_length, training.sequences_per_step, training.seed)
-    return WindowBatches(reader, order, config.model.n_future_tokens, device)
+    return open_windows(shards, config.training, config.model.n_future_tokens, device)
 
 
 def _open_look(shards: Path, config: PretrainConfig, execution: TrainingExecution) -> "Look":

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from components.training.config import TrainingConfig
 from components.training.loop import Batch
 from components.training.loss import window_targets
 from components.training.parallel import own_share
@@ -52,3 +53,15 @@ class WindowBatches:
         """Shard and offset of every window of a step, over all workers."""
         places = (self.reader.locate(int(start)) for start in self.order.starts(step))
         return ", ".join(f"{path.name} at token {offset}" for path, offset in places)
+
+
+def open_windows(shards: Path, training: TrainingConfig, n_future_tokens: int, device: torch.device) -> WindowBatches:
+    """The training split of `shards`, in the order of `training.seed`. ValueError for a damaged shard of this
+    worker's."""
+    from components.shards.order import GlobalOrder
+    from components.shards.reader import TokenReader
+
+    reader = TokenReader(shards, "train")
+    reader.verify(own_share(reader.n_shards))
+    order = GlobalOrder(reader.n_tokens, training.context_length, training.sequences_per_step, training.seed)
+    return WindowBatches(reader, order, n_future_tokens, device)

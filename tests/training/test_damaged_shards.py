@@ -11,7 +11,7 @@ from tiny_training import CONFIG, EXECUTION, write_shards
 
 from components.flow.stage_run import StageRun
 from components.training.carry_out import initial_weights
-from components.training.stage import _open_windows, pretrain
+from components.training.stage import _windows, pretrain
 from components.training.worker import Job, UnusableData, work
 
 DAMAGED = "train/shard-00001.arrow"
@@ -46,7 +46,7 @@ def worker(rank: int, directory: Path) -> None:
     store = f"file://{directory / 'rendezvous'}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
     run = StageRun.local(directory / "run", EXECUTION)
-    open_data = partial(_open_windows, directory / "shards", CONFIG)
+    open_data = partial(_windows, directory / "shards", CONFIG)
     try:
         weights = partial(initial_weights, CONFIG.model, CONFIG.training.seed)
         work(Job(CONFIG.training, EXECUTION, 1, CONFIG.model, weights, open_data, run.work / "checkpoints", run))

@@ -11,7 +11,7 @@ from two_workers import Tiny, train_together
 
 from components.flow.stage_run import StageRun
 from components.shards.reader import TokenReader
-from components.training.stage import _open_windows, pretrain
+from components.training.stage import _windows, pretrain
 
 WINDOWS = 44
 """Of 32 tokens in 1,500, of which 64 are kept free at the end; 8 a step: 20 steps see them 3.6 times."""
@@ -56,7 +56,7 @@ def test_two_workers_see_the_global_batches_that_one_sees(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over the ends of epochs: their shares, put together, and what they learn."""
-    whole = _open_windows(home / "shards", CONFIG, torch.device("cpu"))
+    whole = _windows(home / "shards", CONFIG, torch.device("cpu"))
     for step in range(20):
         tokens_GT, targets_KGT = whole.batch(step)
         shares = []

@@ -26,7 +26,7 @@ from components.training.checkpoint import checkpoint_path
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
-from components.training.stage import _open_windows, pretrain
+from components.training.stage import _windows, pretrain
 from components.training.windows import WindowBatches
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def lose_second_worker(
     directory: Path, config: PretrainConfig, steps: tuple[int, ...], device: torch.device
 ) -> WindowBatches:
     """The data of `directory`; the worker of rank 1 is killed when it asks for one of `steps` the first time."""
-    batches = _open_windows(directory / "shards", config, device)
+    batches = _windows(directory / "shards", config, device)
     batch = batches.batch
 
     def batch_or_death(asked: int) -> Batch:

@@ -29,14 +29,14 @@ from components.training import ray_train
 from components.training.carry_out import carry_out, initial_weights
 from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
-from components.training.stage import _open_windows
+from components.training.stage import _windows
 from components.training.windows import WindowBatches
 
 LOST_AT, ALONE_UNTIL = 7, 14
 
 
 def data(directory: Path, device: torch.device) -> WindowBatches:
-    batches = _open_windows(directory / "shards", CONFIG, device)
+    batches = _windows(directory / "shards", CONFIG, device)
     batch = batches.batch
     rank, workers = rank_and_workers()
     if rank == 0:

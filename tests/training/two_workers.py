@@ -15,7 +15,7 @@ from components.training.carry_out import initial_weights
 from components.training.config import PretrainConfig, TrainingExecution
 from components.training.loop import Batch
 from components.training.parallel import rank_and_workers
-from components.training.stage import _open_look, _open_windows
+from components.training.stage import _open_look, _windows
 from components.training.windows import WindowBatches
 from components.training.worker import Job, work
 
@@ -81,7 +81,7 @@ class Stopped(Exception):
 
 
 def _open_until(training: Tiny, device: torch.device) -> WindowBatches:
-    batches = _open_windows(training.shards, training.config, device)
+    batches = _windows(training.shards, training.config, device)
     batch = batches.batch
 
     def batch_or_stop(step: int) -> Batch:
