@@ -69,11 +69,14 @@ def plan_table(plan: Plan, capacity: Capacity, width: int = WIDE) -> RenderableT
 
 
 def _lines(plan: Plan) -> dict[str, list[NodePlan]]:
-    """The nodes that share a line, by its title."""
+    """The nodes that share a line, by its title: those of a group in a plan of many stages, and those that differ by
+    their seed alone."""
+    alike = Counter((row.node.group, row.node.stage.name) for row in plan.nodes)
     lines: dict[str, list[NodePlan]] = {}
     for row in plan.nodes:
-        title = row.node.group if len(plan.nodes) > MANY and row.node.group else row.node.title
-        lines.setdefault(title, []).append(row)
+        group = row.node.group
+        together = group and (len(plan.nodes) > MANY or alike[group, row.node.stage.name] > 1)
+        lines.setdefault(group if group and together else row.node.title, []).append(row)
     return lines
 
 
@@ -142,14 +145,14 @@ def _memory(plan: Plan, capacity: Capacity, width: int) -> list[RenderableType]:
     def hardness(row: tuple[str, Cost]) -> tuple[bool, int, int]:
         return not capacity.fits(row[1]), row[1].workers, row[1].memory_bytes
 
-    lines: dict[str | None, list[tuple[str, Cost]]] = {}
-    for row in plan.to_run():
-        if row.cost is not None and row.cost.memory:
-            line = row.node.group if len(plan.nodes) > MANY else row.node.name
-            lines.setdefault(line, []).append((row.node.title, row.cost))
-    if not lines:
+    running = {row.node.name for row in plan.to_run()}
+    lines = [
+        [(row.node.title, row.cost) for row in rows if row.node.name in running and row.cost and row.cost.memory]
+        for rows in _lines(plan).values()
+    ]
+    rows = [max(stages, key=hardness) for stages in lines if stages]  # of those on a line the hardest to place
+    if not rows:
         return []
-    rows = [max(stages, key=hardness) for stages in lines.values()]  # of those on a line the hardest to place
     if width < WIDE:
         return [Text(), *(Text.assemble((title, "bold"), f": {_told(cost, capacity)}") for title, cost in rows)]
     richest = sorted((cost.memory for _, cost in rows), key=len, reverse=True)

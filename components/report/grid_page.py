@@ -48,6 +48,11 @@ class Shown:
     difference_unit: str = " points"
     more_is_better: bool = True
 
+    @property
+    def axis(self) -> str:
+        """What an axis is labelled with."""
+        return "% right" if self.unit == " %" else self.words
+
     def value(self, value: float | None) -> str:
         return NONE if value is None else f"{decimal(self.scale * value, self.digits)}{self.unit}"
 
@@ -228,10 +233,8 @@ def _by_size(grid: Grid, metric: str, name: str, title: str) -> Markup:
         _line(grid, way, [(at[size], row) for size in grid.sizes if (row := grid.row(size, way, metric))])
         for way in grid.ways
     ]
-    unit = "% right" if shown(metric).unit == " %" else shown(metric).words
-    axes = Axes(
-        "parameters without embeddings", unit, ticks, None, shown(metric).digits, True, [names[x] for x in ticks]
-    )
+    of, called = shown(metric), [names[x] for x in ticks]
+    axes = Axes("parameters without embeddings", of.axis, ticks, None, of.digits, True, called)
     return _figure(name, title, lines, axes)
 
 
@@ -281,12 +284,12 @@ def _differences(grid: Grid, size: str, metric: str) -> Markup:
             [(float(place), of.scale * row.difference.mean)],
             _colour(grid, (row.schedule, row.n)),
             dots=True,
-            spread=[tuple(of.scale * edge for edge in row.difference.interval)] if row.difference.interval else (),
+            spread=[(of.scale * low, of.scale * high) for low, high in [row.difference.interval or (0.0, 0.0)]],
         )
         for place, row in enumerate(rows)
         if row.difference
     ]
-    zero = Series("n = 1", [(-0.5, 0.0), (len(rows) - 0.5, 0.0)], "var(--s0)", dashed=True)
+    zero = Series("n = 1", [(0.0, 0.0), (len(rows) - 1.0, 0.0)], "var(--s0)", dashed=True)
     names = [_named((row.schedule, row.n)) for row in rows]
     axes = Axes("", f"{of.words} more than n = 1", list(map(float, range(len(rows)))), None, of.digits, False, names)
     return _figure(f"differences-{size}", f"{size}: {of.words}, difference to n = 1", [zero, *lines], axes)
@@ -359,7 +362,7 @@ def _over_training(grid: Grid) -> Markup | None:
         lines = [line for way in grid.ways for line in _curves(grid, size, way, metric)]
         if lines:
             of = shown(metric)
-            axes = Axes("steps", "% right" if of.unit == " %" else of.words, None, None, of.digits)
+            axes = Axes("steps", of.axis, None, None, of.digits)
             figures.append(_figure(f"training-{size}", f"{size}: {of.words}", lines, axes))
     if not figures:
         return None
@@ -374,12 +377,9 @@ def _over_training(grid: Grid) -> Markup | None:
 
 def _curves(grid: Grid, size: str, way: Way, metric: str) -> Iterator[Series]:
     by_step: dict[float, list[float]] = {}
+    name, scale = SCORE + metric, shown(metric).scale
     for trained in grid.of(size, way):
-        points = [
-            (line["step"], shown(metric).scale * line[SCORE + metric])
-            for line in trained.history
-            if SCORE + metric in line
-        ]
+        points = [(line["step"], scale * line[name]) for line in trained.history if name in line]
         for step, value in points:
             by_step.setdefault(step, []).append(value)
         yield Series("", points, _colour(grid, way), opacity=0.3)
@@ -416,15 +416,8 @@ def _example(grid: Grid, made: Made) -> Markup | None:
 
 
 def _cells(grid: Grid) -> Markup:
-    head = [
-        "Cell",
-        "Parameters",
-        "Tokens",
-        "FLOPs",
-        "Training",
-        "Besides",
-        *(shown(name).words for name in grid.metrics[:6]),
-    ]
+    metrics = grid.metrics[:6]
+    head = ["Cell", "Parameters", "Tokens", "FLOPs", "Training", "Besides", *(shown(name).words for name in metrics)]
 
     def row(of: Trained) -> list[str]:
         cell = of.cell
@@ -435,7 +428,7 @@ def _cells(grid: Grid) -> Markup:
             scientific(cell.flops),
             duration(cell.seconds),
             duration(cell.overhead_seconds),
-            *(shown(name).value(cell.metrics.get(name)) for name in grid.metrics[:6]),
+            *(shown(name).value(cell.metrics.get(name)) for name in metrics),
         ]
 
     return section(

@@ -189,6 +189,8 @@ class TextConfig:
     """Tokens of the test split whose bits per byte are measured; 0: none."""
     stories: int = 0
     """Stories of the test split whose characters are given fresh names (paper 4.1: 100); 0: none."""
+    stories_of: str | None = None
+    """Of a mixture, the part that these stories are taken from; null: any."""
 
     def __post_init__(self) -> None:
         faults = _below(self, heldout_tokens=0, stories=0)

@@ -75,9 +75,14 @@ def _stories(config: TextConfig, longest: int, shards: Shards, corpus: Corpus) -
         return [], []
     codec = load_tokenizer(shards.path / "tokenizer")
     known = Words.of(text for split in ("train", SPLIT) for text in _texts(corpus.path, split))
-    return stories_test(_texts(corpus.path, SPLIT), known, codec, config.stories, longest)
+    if config.stories_of is not None and config.stories_of not in corpus.sources:
+        raise ValueError(f"text.stories_of is {config.stories_of!r}; the corpus has {', '.join(corpus.sources)}")
+    return stories_test(_texts(corpus.path, SPLIT, config.stories_of), known, codec, config.stories, longest)
 
 
-def _texts(corpus: Path, split: str) -> Iterator[str]:
+def _texts(corpus: Path, split: str, part: str | None = None) -> Iterator[str]:
+    """Of a mixture those of a part, whose name the ids begin with."""
     for file, group in row_groups(corpus, split):
-        yield from read_row_group(corpus, file, group, "text")[0]
+        for name, text in zip(*read_row_group(corpus, file, group, "id", "text"), strict=True):
+            if part is None or name.startswith(f"{part}/"):
+                yield text
