@@ -48,6 +48,8 @@ class Way(Generic[R]):
     """What is compared, for the first line of the terminal."""
     so_far: Callable[[Graph, Store], SoFar] | None = None
     """What to do with the results of a graph while others are to come."""
+    page_so_far: str | None = None
+    """The page that it writes, in the run's folder."""
 
 
 def telling(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -124,6 +126,8 @@ def run(way: Way[R], job: Job[R]) -> int:
                 return refuse([str(error)])
         return 0
 
+    if way.page_so_far and plan.to_run():
+        console.print(f"\nSo far     {job.workspace / 'latest' / way.page_so_far}", soft_wrap=True)
     try:
         outcome = run_job(way, job, plan, capacity, console, {})
     except (Refused, ConnectionError) as error:

@@ -118,7 +118,7 @@ def words(experiment: Experiment) -> str:
     return f"{ways} at {', '.join(experiment.sizes)}, seeds {', '.join(map(str, experiment.seeds))}"
 
 
-WAY = Way(grid, words, so_far)
+WAY = Way(grid, words, so_far, f"{SO_FAR}/index.html")
 
 
 def no_sweep(jobs: Sequence[Job[Experiment]]) -> int:

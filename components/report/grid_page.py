@@ -34,6 +34,8 @@ TITLES = {
     "polynomial": "Does a model learn arithmetic?",
     "path_star": "Does a model learn to look ahead?",
 }
+RENEW_SECONDS = 20
+"""Of a page to which cells are still to come."""
 Way = tuple[str, int]
 
 
@@ -128,6 +130,7 @@ def grid_page(grid: Grid, made: Made) -> str:
         _example(grid, made),
         _cells(grid),
         _again(grid, made),
+        renew_seconds=RENEW_SECONDS if grid.missing else None,
     )
 
 

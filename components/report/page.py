@@ -57,13 +57,14 @@ def page(facts: Facts) -> str:
     )
 
 
-def document(name: str, *content: str | None) -> str:
-    """A page as one file, its style within."""
+def document(name: str, *content: str | None, renew_seconds: int | None = None) -> str:
+    """A page as one file, its style within. `renew_seconds`: after which a browser loads it again."""
     style = Markup(Path(__file__).with_name("style.css").read_text(encoding="utf-8"))
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        None if renew_seconds is None else tag("meta", http_equiv="refresh", content=str(renew_seconds)),
         tag("title", name),
         tag("style", style),
     )

@@ -1,0 +1,121 @@
+"""Experiments: what a grid consists of, what it costs to change it, and what is refused."""
+
+import dataclasses
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from components.flow.identity import identity_of
+from components.flow.plan import make_plan
+from components.flow.store import Store
+from pipelines.compose import Faults, compose
+from pipelines.experiment import Experiment
+from pipelines.jobs import capacity_of
+from pipelines.programs import FULL, SYNTHETIC
+from pipelines.synthetic import grid
+
+LAPTOP = ("induction_small", "polynomial_small", "path_star", "curriculum_small")
+
+
+def composed(*overrides: str) -> Experiment:
+    return compose(overrides, SYNTHETIC)[0]
+
+
+def faults(*overrides: str) -> list[str]:
+    with pytest.raises(Faults) as caught:
+        compose(overrides, SYNTHETIC)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("name", sorted(SYNTHETIC.recipes()))
+def test_every_experiment_composes_under_its_own_name_and_can_be_planned(name: str, tmp_path: Path) -> None:
+    recipe = composed(f"conf={name}")
+    assert recipe.name == name
+    assert SYNTHETIC.recipes()[name], f"conf/{name}.yaml needs a first comment line for --help"
+    plan = make_plan(grid(recipe), Store(tmp_path), capacity=capacity_of(recipe, plan=True))
+    cells = [row for row in plan.nodes if row.node.stage.name in ("train_cell", "train_text_cell")]
+    assert len(cells) == len(recipe.seeds) * len(recipe.sizes) * len([*recipe.ways()])
+    assert all(row.cost and row.cost.flops and capacity_of(recipe, plan=True).fits(row.cost) for row in cells)
+
+
+def test_the_laptop_s_are_those_for_this_machine() -> None:
+    assert SYNTHETIC.for_this_machine() == set(LAPTOP)
+    assert not set(LAPTOP) & FULL.recipes().keys()
+
+
+def test_a_recipe_of_the_other_program_is_sent_there() -> None:
+    assert faults("conf=demo") == [
+        "conf=demo is a recipe of another program: python pipelines/full.py conf=demo"
+    ]
+    with pytest.raises(Faults, match=r"python pipelines/synthetic\.py conf=path_star"):
+        compose(["conf=path_star"])
+
+
+def test_the_grid_is_every_size_n_schedule_and_seed_a_seed_after_the_other() -> None:
+    recipe = composed("conf=induction_small", "+schedules.light={n_future_tokens: 2, head_weights: [1.0, 0.5]}")
+    names = [node.name for node in grid(recipe).nodes]
+    assert names == [
+        *(f"{size}-{way}-seed{seed}" for seed, size, way in product((1, 2, 3), recipe.sizes, ("n1", "n2", "light"))),
+        "report",
+    ]
+    light = next(cell for cell in recipe.cells() if cell.schedule == "light")
+    assert (light.model.n_future_tokens, light.training.head_weights) == (2, (1.0, 0.5))
+
+
+@pytest.mark.parametrize("name", LAPTOP)
+def test_cells_of_a_size_have_equal_parameters_tokens_and_all_else_but_what_they_compare(name: str) -> None:
+    recipe = composed(f"conf={name}")
+    for size in recipe.sizes:
+        cells = [cell for cell in recipe.cells() if cell.size == size]
+        assert len({cell.model.n_parameters() for cell in cells}) == 1
+        plain = [cell for cell in cells if not cell.schedule]
+        assert len({cell.training.tokens for cell in plain}) == 1
+        for cell in cells:
+            same = dataclasses.replace(cell.training, seed=1, head_weights=None, curriculum="none", steps=1)
+            assert same == dataclasses.replace(plain[0].training, seed=1, steps=1)
+
+
+def test_one_more_seed_or_n_leaves_every_other_cell_what_it_was() -> None:
+    before = {node.name: identity_of(node) for node in grid(composed("conf=polynomial_small")).nodes}
+    more = composed("conf=polynomial_small", "seeds=[1,2,3,4]", "future_tokens=[1,2,3,4]")
+    after = {node.name: identity_of(node) for node in grid(more).nodes}
+    assert {name for name in before if after[name] != before[name]} == {"report"}
+
+
+def test_how_cells_are_run_is_no_part_of_what_they_are() -> None:
+    here = grid(composed("conf=path_star")).nodes
+    elsewhere = grid(composed("conf=path_star", "cluster=gpu_each")).nodes
+    assert [identity_of(node) for node in here] == [identity_of(node) for node in elsewhere]
+
+
+def test_a_field_of_a_schedule_can_be_given() -> None:
+    recipe = composed("conf=curriculum_small", "schedules.light.head_weights=[1,0.5]")
+    assert recipe.schedules["light"].head_weights == (1, 0.5)
+    assert faults("conf=curriculum_small", "schedules.light.head_wights=[1]") == [
+        "schedules.light.head_wights: no such key; did you mean schedules.light.head_weights?"
+    ]
+
+
+def test_what_cannot_be_is_said_before_anything_runs() -> None:
+    assert faults("conf=polynomial_small", "polynomial.p=6", "polynomial.d=0") == [
+        "polynomial.d is 0; it must be at least 1",
+        "polynomial.p is 6; it must be a prime",
+    ]
+    assert faults("conf=path_star", "path_star.edges=4") == [
+        "sizes.1m.training.context_length is 25, less than the longest example of the task, 32 tokens: give at least "
+        "that"
+    ]
+    assert faults("conf=induction_small", "future_tokens=[1,5]")[0] == (
+        "sizes.300k with n = 5: n_future_tokens is 5 with 5 layers; each parallel head is one of the layers and at "
+        "least one must stay for the trunk: at most 4, raise layers, or set extra_layers"
+    )
+    assert faults("conf=path_star", "seeds=[1,1]") == ["seeds is [1, 1]; each may stand once"]
+    assert faults("conf=path_star", "sizes.1m.training.seed=3") == [
+        "sizes.1m.training.seed cannot be given: seeds=[1,2,3] lists them"
+    ]
+
+
+def test_an_experiment_without_sizes_is_refused() -> None:
+    with pytest.raises(ValueError, match="sizes is empty"):
+        grid(Experiment())
