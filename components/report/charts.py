@@ -87,14 +87,15 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     parts.append(tag("defs", tag("clipPath", clip, id=frame)))
     drawn = [_draw(line, at, axes) for line in series]
     parts.append(tag("g", *drawn, clip_path=f"url(#{frame})"))
-    ending_here = [line for line in series if line.points[-1][0] == x_high and len(line.points) > 1]
+    named = [line for line in series if line.label]
+    ending_here = [line for line in named if line.points[-1][0] == x_high and len(line.points) > 1]
     wanted = [at(*line.points[-1])[1] for line in ending_here]
     for line, wish, py in zip(ending_here, wanted, spread_out(wanted, TOP, bottom), strict=True):
         if abs(py - wish) > 2:
             leader = f"M{right + 3:.1f},{wish:.1f}L{right + 8:.1f},{py:.1f}"
             parts.append(tag("path", d=leader, class_="leader", stroke=line.colour))
         parts.append(_label(line, right + 9, py + 4))
-    for line in series:
+    for line in named:
         if line not in ending_here:  # labelled where it ends
             px, py = at(*line.points[-1])
             parts.append(_label(line, px + 8, py + (-6 if py < (TOP + bottom) / 2 else 15)))

@@ -19,6 +19,11 @@ SCORE = "score/"
 """What the test's metrics begin with in metrics.jsonl."""
 
 
+def more_is_better(metric: str) -> bool:
+    """Whether a metric is a share of what is right; else it is a cost."""
+    return metric != "bits_per_byte"
+
+
 @dataclass(frozen=True)
 class Trained:
     """A cell with its name and its history."""
@@ -58,7 +63,7 @@ class Row:
             return ""
         if made.zero_inside:
             return "not told apart"
-        return "above" if made.mean > 0 else "below"
+        return "better" if (made.mean > 0) == more_is_better(self.metric) else "worse"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.report import paper
 from components.report.charts import Axes, Series, line_chart
-from components.report.grid import CONFIDENCE, SCORE, Grid, Row, Trained, main_metric
+from components.report.grid import CONFIDENCE, SCORE, Grid, Row, Trained, main_metric, more_is_better
 from components.report.intervals import Estimate, estimate
 from components.report.markup import (
     NONE,
@@ -34,6 +34,7 @@ TITLES = {
     "polynomial": "Does a model learn arithmetic?",
     "path_star": "Does a model learn to look ahead?",
 }
+VERDICTS = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
 RENEW_SECONDS = 20
 """Of a page to which cells are still to come."""
 Way = tuple[str, int]
@@ -48,7 +49,6 @@ class Shown:
     digits: int = 1
     unit: str = " %"
     difference_unit: str = " points"
-    more_is_better: bool = True
 
     @property
     def axis(self) -> str:
@@ -88,7 +88,7 @@ METRICS = {
     "accuracy_known": Shown("right, of names that training knows"),
     "first_node": Shown("right first nodes"),
     "later_nodes": Shown("right later nodes"),
-    "bits_per_byte": Shown("bits per byte", 1.0, 4, "", "", more_is_better=False),
+    "bits_per_byte": Shown("bits per byte", 1.0, 4, "", ""),
 }
 
 
@@ -151,26 +151,47 @@ def _lead(grid: Grid) -> Iterator[str]:
     if grid.missing:
         yield tag("b", f"{len(grid.trained)} of {len(grid.config.cells)} cells are there; the others are to come.")
     metric = main_metric(grid)
-    for size in grid.sizes:
-        rows = [row for way in grid.ways if (row := grid.row(size, way, metric)) and row.difference]
-        if not rows:
-            continue
-        base = grid.row(size, ("", 1), metric)
-        assert base
-        against = f"n = 1 ({shown(metric).value(base.mean.mean)})"
-        said = [f"{_named((row.schedule, row.n))} {_against(row)}" for row in rows]
-        at = f"At {size}, " if len(grid.sizes) > 1 else ""
-        about = f"{at}{shown(metric).words}, against {against}: {'; '.join(said)}."
-        yield about[:1].upper() + about[1:]
+    if grid.config.task == "path_star":
+        yield from _looks_ahead(grid)
+    for way in grid.ways:
+        rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.verdict]
+        if rows:
+            yield f"{_named(way)} is {_verdicts(rows)}."
     yield f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed."
 
 
-def _against(row: Row) -> str:
-    made = row.difference
-    assert made
-    of = shown(row.metric)
-    words = f"{of.value(row.mean.mean)}, {of.change(made.mean)}"
-    return f"{words} of one seed" if made.interval is None else f"{words} ({of.range(made)}: {row.verdict})"
+def _verdicts(rows: Sequence[Row]) -> str:
+    """What the sizes of one way to train come to, those of one verdict together."""
+    said = []
+    of = shown(rows[0].metric)
+    for verdict, words in VERDICTS.items():
+        alike = [row for row in rows if row.verdict == verdict]
+        each = [
+            f"at {row.size} ({of.change(row.difference.mean)}, {of.range(row.difference)})"
+            for row in alike
+            if row.difference
+        ]
+        if each:
+            said.append(f"{words} n = 1 {', '.join(each)}")
+    return f"{'; '.join(said)} by {of.words}"
+
+
+def _looks_ahead(grid: Grid) -> Iterator[str]:
+    """Whose first nodes are more often right than by guessing."""
+    guess = grid.config.guessing or 0.0
+    for size in grid.sizes:
+        can: list[str] = []
+        cannot: list[str] = []
+        for way in grid.ways:
+            row = grid.row(size, way, "first_node")
+            if row and row.mean.interval:
+                reached = f"{_named(way)} ({percent(row.mean.mean)}, {shown('first_node').interval(row.mean)})"
+                (can if row.mean.interval[0] > guess else cannot).append(reached)
+        at = f"At {size} the" if len(grid.sizes) > 1 else "The"
+        if can:
+            yield f"{at} first node is told better than by guessing ({percent(guess, 0)}) with {', '.join(can)}."
+        if cannot:
+            yield f"{at} first node is not told better than by guessing with {', '.join(cannot)}."
 
 
 def _tiles(grid: Grid, made: Made) -> Markup:
@@ -181,7 +202,7 @@ def _tiles(grid: Grid, made: Made) -> Markup:
         rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.difference]
         if rows:
             of = shown(metric)
-            sign = 1 if of.more_is_better else -1
+            sign = 1 if more_is_better(metric) else -1
             best = max(rows, key=lambda row: sign * row.difference.mean if row.difference else 0)
             assert best.difference
             at = f", {best.size}" if len(grid.sizes) > 1 else ""
