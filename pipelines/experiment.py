@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from components.corpus.config import CorpusConfig
-from components.model.config import ModelConfig
+from components.model.config import Arrangement, ModelConfig
 from components.shards.config import MAX_LOOKAHEAD, ShardsConfig
 from components.synthetic.config import InductionConfig, PathStarConfig, PolynomialConfig, TaskConfig, TextConfig
 from components.tokenizer.config import TokenizerConfig
@@ -25,6 +25,8 @@ class Schedule:
 
     n_future_tokens: int = 1
     """Prediction heads."""
+    arrangement: Arrangement | None = None
+    """How the heads hang together, as in `model.arrangement`; null: as the size has it."""
     head_weights: tuple[float, ...] | None = None
     """Weight of each head's loss, the nearest token's first; null: 1 for all."""
     curriculum: Curriculum = "none"
@@ -177,7 +179,8 @@ class Experiment:
 
     def _cell(self, seed: int, size: str, of: Size, name: str, way: Schedule) -> CellPlan:
         n = way.n_future_tokens
-        model = replace(of.model, n_future_tokens=n, vocabulary_size=self.vocabulary_size)
+        arrangement = way.arrangement or of.model.arrangement
+        model = replace(of.model, n_future_tokens=n, vocabulary_size=self.vocabulary_size, arrangement=arrangement)
         if n == 1 and model.arrangement != "replicated":  # one head is the ordinary model in any arrangement
             model = replace(model, arrangement="parallel", extra_layers=False)
         training = replace(

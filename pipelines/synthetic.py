@@ -83,7 +83,14 @@ def _report_config(experiment: Experiment, overrides: tuple[str, ...], planned: 
         experiment.task,
         task.setting,
         tuple(
-            CellLabel(cell.size, cell.schedule, cell.n_future_tokens, cell.seed, cell.model.matrix_parameters())
+            CellLabel(
+                cell.size,
+                cell.schedule,
+                cell.n_future_tokens,
+                cell.seed,
+                cell.model.matrix_parameters(),
+                cell.model.arrangement,
+            )
             for cell in planned
         ),
         trained_to=task.operations if isinstance(task, PolynomialConfig) else None,

@@ -37,6 +37,8 @@ class CellLabel:
     seed: int
     parameters_in_layers: int
     """Without embedding and unembedding, as the paper counts small models (Table S14)."""
+    arrangement: str = "parallel"
+    """How its heads hang together."""
 
 
 @dataclass(frozen=True)
