@@ -36,4 +36,6 @@ class TaskBatches:
         return tokens.to(self.device), targets.to(self.device)
 
     def where(self, step: int) -> str:
-        return f"examples of (seed {self.config.seed}, step {step})"
+        config = self.config
+        rows = f"{config.sequences_per_step} rows of {config.context_length} tokens"
+        return f"examples made for seed {config.seed}, step {step} (from 0), {rows}"

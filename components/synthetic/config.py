@@ -23,7 +23,7 @@ class InductionConfig:
     second_tokens: int = 200
     """Symbols that a name can end with."""
     zipf: float = 1.0
-    """The k-th name is drawn in proportion to k to the power of minus this."""
+    """The k-th name is drawn in proportion to k to the power of minus this; a story's are drawn without replacement."""
     words: int = 400
     """Symbols of the text between names."""
     successors: int = 8
@@ -39,16 +39,18 @@ class InductionConfig:
         faults = _below(
             self, names=1, first_tokens=2, second_tokens=2, words=2, successors=1, words_per_sentence=1, characters=1
         ) + _below(self, sentences=2)
-        if not 0 <= self.zipf < math.inf:
-            faults.append(f"zipf is {self.zipf}; it must be at least 0")
+        if not 0 <= self.zipf <= 10:
+            faults.append(f"zipf is {self.zipf}; it must lie in [0, 10]")
         if not faults:
-            if self.names >= (there := self.first_tokens * self.second_tokens) // 2:
+            if self.names > (there := self.first_tokens * self.second_tokens) // 2:
                 faults.append(
                     f"names is {self.names}, of {there} pairs of first_tokens and second_tokens; at most half of them, "
                     "so that there are fresh ones"
                 )
-            if self.characters > min(self.names, self.first_tokens):
-                faults.append(f"characters is {self.characters}, more than there are names or first tokens")
+            if self.characters > (most := min(self.names, self.first_tokens)):
+                faults.append(
+                    f"characters is {self.characters}, more than there are names or first tokens: at most {most}"
+                )
             if self.successors > self.words:
                 faults.append(f"successors is {self.successors}, more than there are words ({self.words})")
         _refuse(faults)
@@ -103,10 +105,8 @@ class PolynomialConfig:
 
     def __post_init__(self) -> None:
         faults = _below(self, p=2, d=1, operations=1, test_operations=1, pauses=0)
-        if self.p > 1 and any(self.p % q == 0 for q in range(2, math.isqrt(self.p) + 1)):
-            faults.append(f"p is {self.p}; it must be a prime")
-        if not faults and self.p > 251:
-            faults.append(f"p is {self.p}; it may be 251 at most")
+        if self.p > 251 or any(self.p % q == 0 for q in range(2, math.isqrt(max(self.p, 0)) + 1)):
+            faults.append(f"p is {self.p}; it must be a prime, at most 251")
         _refuse(faults)
 
     @property

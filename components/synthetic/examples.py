@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 TRAIN, TEST = 0, 1
-"""What randomness is for: the first number of every seed after the recipe's."""
+"""What randomness is for."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Task(Protocol):
         """Most tokens of an example of training."""
 
     def examples(self, seed: int, step: int, tokens: int) -> Examples:
-        """Training's of one step, a pure function of (seed, step): at least `tokens` tokens of them."""
+        """Training's of one step, at least `tokens` tokens of them: a pure function of these three."""
 
     def test(self, items: int) -> list[Scored]:
         """The test, the same for every seed: `items` examples a part, or as many as there are."""
@@ -83,14 +83,14 @@ class Task(Protocol):
 
 def randomness(seed: int, purpose: int, step: int = 0) -> np.random.Generator:
     """A generator for (seed, purpose, step) alone."""
-    return np.random.default_rng((seed, purpose, step))
+    return np.random.default_rng((purpose, step, seed))  # a long seed last: numpy cuts numbers into words
 
 
 def packed(examples: Examples, rows: int, length: int) -> tuple[Array, Array, Array]:
     """As many rows of `length` tokens, filled with whole examples in their order: (tokens_GT, counted_GT, example_GT),
     the last with a number for each example of a row and -1 behind the last.
 
-    ValueError where an example is longer than a row, or there are too few.
+    ValueError where an example is longer than a row, or there are too few for every row to have some.
     """
     if (longest := int(examples.length_E.max())) > length:
         raise ValueError(f"an example has {longest} tokens, more than a row of {length}: raise context_length")
@@ -103,7 +103,7 @@ def packed(examples: Examples, rows: int, length: int) -> tuple[Array, Array, Ar
     for row in range(rows):
         before = end_E[first - 1] if first else 0
         last = int(np.searchsorted(end_E, before + length, side="right"))
-        if last == first or (last == len(examples) and row < rows - 1):
+        if last == first:
             raise ValueError(f"{len(examples)} examples do not fill {rows} rows of {length} tokens")
         inside = inside_EL[first:last]
         filled = slice(0, int(end_E[last - 1] - before))

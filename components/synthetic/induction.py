@@ -23,6 +23,15 @@ class Induction:
         pairs = config.first_tokens * config.second_tokens
         self.known_N = random.choice(pairs, config.names, replace=False)
         """Names of training, the most frequent first, as first * second_tokens + second."""
+        first_N, second_N = np.divmod(self.known_N, config.second_tokens)
+        every_FS = np.unique(first_N)[:, None] * config.second_tokens + np.unique(second_N)
+        self.fresh = [fresh for row in every_FS if len(fresh := np.setdiff1d(row, self.known_N))]
+        """Pairs of tokens that training has, but not together, by their first token."""
+        if len(self.fresh) < config.characters:
+            raise ValueError(
+                f"names is {config.names}: they leave fresh names of {len(self.fresh)} first tokens for "
+                f"{config.characters} characters; give fewer, or more second_tokens"
+            )
         share = 1.0 / np.arange(1, config.names + 1) ** config.zipf
         self.share_N = share / share.sum()
         self.follow_WF = np.stack(
@@ -97,18 +106,14 @@ class Induction:
         return self.known_N[chosen_EC]
 
     def _fresh(self, random: np.random.Generator, count: int) -> Array:
-        """Pairs that training does not know, with different first tokens within a story (E, C): else a first token
-        would not tell which second one follows."""
-        config = self.config
-        strange = np.setdiff1d(np.arange(config.first_tokens * config.second_tokens), self.known_N)
-        cast_EC = np.empty((count, config.characters), np.int64)
-        for e in range(count):
-            first: set[int] = set()
-            while len(first) < config.characters:
-                name = int(random.choice(strange))
-                if name // config.second_tokens not in first:
-                    cast_EC[e, len(first)] = name
-                    first.add(name // config.second_tokens)
+        """Pairs that training does not have, of tokens that it has, with different first tokens within a story (E, C):
+        else a first token would not tell which second one follows."""
+        score_EF = random.random((count, len(self.fresh)))
+        chosen_EC = np.argpartition(score_EF, self.config.characters - 1, axis=1)[:, : self.config.characters]
+        many_F = np.array([len(of) for of in self.fresh])
+        place_EC = (random.random(chosen_EC.shape) * many_F[chosen_EC]).astype(np.int64)
+        start_F = np.cumsum(many_F) - many_F
+        cast_EC: Array = np.concatenate(self.fresh)[start_F[chosen_EC] + place_EC]
         return cast_EC
 
     def _scored(self, stories: Examples) -> Examples:

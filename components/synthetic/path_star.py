@@ -81,12 +81,11 @@ class PathStar:
         return np.concatenate((edge_EL3.reshape(E, -1), asked, path_EP), 1)
 
     def _hash(self, tokens_EL: Array) -> Array:
-        """Of the graph and the goal, whatever the order of the edges: a sum over edges."""
+        """Of the graph, whatever the order of its edges and whichever path is asked for: a sum over edges."""
         edges = 3 * self.config.arms * self.config.edges
         n = np.uint64(self.config.nodes)
         edge_EL3 = tokens_EL[:, :edges].reshape(len(tokens_EL), -1, 3).astype(np.uint64)
-        goal_E = tokens_EL[:, edges + 2].astype(np.uint64)
-        hash_E: Array = _mixed(edge_EL3[..., 0] * n + edge_EL3[..., 1]).sum(1) + _mixed(goal_E + n * n)
+        hash_E: Array = _mixed(edge_EL3[..., 0] * n + edge_EL3[..., 1]).sum(1)
         return hash_E >> np.uint64(20)
 
 

@@ -226,7 +226,7 @@ class Polynomials:
         return (behind_EL > 0) & (behind_EL <= self.config.d)
 
     def _hash(self, of: Examples) -> Array:
-        """64 bits of every question, pauses and result left out: the same however long the others of a batch are."""
+        """44 bits of every question, pauses and result left out: the same however long the others of a batch are."""
         question_E = of.length_E - 2 - self.config.d - self.config.pauses
         hash_E = np.zeros(len(of), np.uint64)
         for place in range(int(question_E.max(initial=0))):

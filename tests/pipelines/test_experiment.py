@@ -45,9 +45,7 @@ def test_the_laptop_s_are_those_for_this_machine() -> None:
 
 
 def test_a_recipe_of_the_other_program_is_sent_there() -> None:
-    assert faults("conf=demo") == [
-        "conf=demo is a recipe of another program: python pipelines/full.py conf=demo"
-    ]
+    assert faults("conf=demo") == ["conf=demo is a recipe of another program: python pipelines/full.py conf=demo"]
     with pytest.raises(Faults, match=r"python pipelines/synthetic\.py conf=path_star"):
         compose(["conf=path_star"])
 
@@ -100,10 +98,10 @@ def test_a_field_of_a_schedule_can_be_given() -> None:
 def test_what_cannot_be_is_said_before_anything_runs() -> None:
     assert faults("conf=polynomial_small", "polynomial.p=6", "polynomial.d=0") == [
         "polynomial.d is 0; it must be at least 1",
-        "polynomial.p is 6; it must be a prime",
+        "polynomial.p is 6; it must be a prime, at most 251",
     ]
     assert faults("conf=path_star", "path_star.edges=4") == [
-        "sizes.1m.training.context_length is 25, less than the longest example of the task, 32 tokens: give at least "
+        "sizes.700k.training.context_length is 25, less than the longest example of the task, 32 tokens: give at least "
         "that"
     ]
     assert faults("conf=induction_small", "future_tokens=[1,5]")[0] == (

@@ -55,11 +55,11 @@ def test_the_test_is_taken_at_equal_distances_and_the_last_is_the_result(undistu
 
 
 def test_what_it_took_is_counted(undisturbed: tuple[Cell, StageRun]) -> None:
-    cell, run = undisturbed
+    cell, _ = undisturbed
     assert (cell.tokens, cell.n_future_tokens, cell.seed) == (40 * 512, 2, 1)
     assert cell.flops == 40 * 512 * CONFIG.model.flops_per_token(32)
     assert cell.parameters == sum(p.numel() for p in load_model(cell.path).parameters())
-    assert 0 < cell.seconds
+    assert cell.seconds > 0
     record = json.loads((cell.path / "cell.json").read_text())
     assert record["metrics"] == cell.metrics
     assert (cell.path / "example.txt").read_text().count("=") == 4
@@ -91,7 +91,9 @@ def test_a_killed_cell_goes_on_to_the_same_bits(
     assert told(run) == told(undisturbed[1])
 
 
-def test_seeds_differ_in_weights_and_data_and_share_the_test(undisturbed: tuple[Cell, StageRun], tmp_path: Path) -> None:
+def test_seeds_differ_in_weights_and_data_and_share_the_test(
+    undisturbed: tuple[Cell, StageRun], tmp_path: Path
+) -> None:
     other = replace(CONFIG, training=replace(CONFIG.training, seed=2, steps=1))
     cell = train_cell(other, StageRun.local(tmp_path, EXECUTION))
     assert cell.digest != undisturbed[0].digest

