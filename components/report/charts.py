@@ -102,6 +102,44 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH:g} {HEIGHT:g}", role="img", aria_label=name.replace("-", " "))
 
 
+@dataclass(frozen=True)
+class Estimated:
+    """A row of a chart of estimates."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+    colour: str
+
+
+def estimates_chart(name: str, rows: Sequence[Estimated], x_label: str, digits: int) -> Markup:
+    """Estimates with their intervals, a row each, against a line at zero. `name` as in line_chart."""
+    left, right, row_height = 130.0, WIDTH - 16, 26.0
+    bottom = TOP + row_height * len(rows)
+    low, high = _padded(min(0.0, *(row.low for row in rows)), max(0.0, *(row.high for row in rows)))
+
+    def at(x: float) -> float:
+        return left + (x - low) / (high - low) * (right - left)
+
+    parts: list[Markup] = []
+    for x in ticks(low, high, 4):
+        parts.append(tag("line", x1=at(x), x2=at(x), y1=TOP, y2=bottom, class_="grid"))
+        parts.append(tag("text", f"{x:g}", x=at(x), y=bottom + 17, text_anchor="middle"))
+    parts.append(tag("line", x1=at(0.0), x2=at(0.0), y1=TOP, y2=bottom, class_="axis", stroke_dasharray="5 4"))
+    parts.append(tag("text", x_label, x=(left + right) / 2, y=bottom + 36, text_anchor="middle"))
+    for place, row in enumerate(rows):
+        y = TOP + row_height * (place + 0.5)
+        style = f"fill:{row.colour}"
+        parts.append(tag("text", row.label, x=left - 10, y=y + 4, text_anchor="end", style=style, class_="label"))
+        parts.append(tag("line", x1=at(row.low), x2=at(row.high), y1=y, y2=y, class_="spread", stroke=row.colour))
+        title = tag("title", f"{row.label}: {row.value:.{digits}f} ({row.low:.{digits}f} to {row.high:.{digits}f})")
+        parts.append(tag("circle", cx=at(row.value), cy=y, r=3.6, fill=row.colour))
+        parts.append(tag("circle", title, cx=at(row.value), cy=y, r=9, class_="hover"))
+    size = f"0 0 {WIDTH:g} {bottom + 44:g}"
+    return tag("svg", *parts, viewBox=size, role="img", aria_label=name.replace("-", " "))
+
+
 def _label(line: Series, x: float, y: float) -> Markup:
     return tag("text", line.label, x=x, y=y, style=f"fill:{line.colour}", class_="label")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.report import paper
-from components.report.charts import Axes, Series, line_chart
+from components.report.charts import Axes, Estimated, Series, estimates_chart, line_chart
 from components.report.grid import CONFIDENCE, SCORE, Grid, Row, Trained, main_metric, more_is_better
 from components.report.intervals import Estimate, estimate
 from components.report.markup import (
@@ -142,7 +142,7 @@ def title(grid: Grid) -> str:
 
 
 def _named(way: Way) -> str:
-    return way[0] or f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{way[1]}"
+    return way[0].replace("_", " ") or f"n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{way[1]}"
 
 
 def _lead(grid: Grid) -> Iterator[str]:
@@ -207,7 +207,8 @@ def _tiles(grid: Grid, made: Made) -> Markup:
             assert best.difference
             at = f", {best.size}" if len(grid.sizes) > 1 else ""
             where = f"{_named(way)} over n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1{at}, {of.words}"
-            tiles.append(_tile(of.change(best.difference.mean), where, f"{of.range(best.difference)}: {best.verdict}"))
+            said = ": ".join(word for word in (of.range(best.difference), best.verdict) if word)
+            tiles.append(_tile(of.change(best.difference.mean), where, said))
     seeds = len({t.label.seed for t in grid.trained})
     tiles.append(_tile(str(len(grid.trained)), f"trainings, {seeds} seed{'s' * (seeds > 1)}", ""))
     if made.seconds is not None:
@@ -300,23 +301,18 @@ def _text(grid: Grid) -> tuple[list[Markup], str]:
 
 def _differences(grid: Grid, size: str, metric: str) -> Markup:
     """Every way's difference to n = 1 with its interval, a row each."""
-    rows = [row for way in grid.ways if (row := grid.row(size, way, metric)) and row.difference]
-    of = shown(metric)
-    lines = [
-        Series(
-            "",
-            [(float(place), of.scale * row.difference.mean)],
-            _colour(grid, (row.schedule, row.n)),
-            dots=True,
-            spread=[(of.scale * low, of.scale * high) for low, high in [row.difference.interval or (0.0, 0.0)]],
-        )
-        for place, row in enumerate(rows)
-        if row.difference
-    ]
-    zero = Series("n = 1", [(0.0, 0.0), (len(rows) - 1.0, 0.0)], "var(--s0)", dashed=True)
-    names = [_named((row.schedule, row.n)) for row in rows]
-    axes = Axes("", f"{of.words} more than n = 1", list(map(float, range(len(rows)))), None, of.digits, False, names)
-    return _figure(f"differences-{size}", f"{size}: {of.words}, difference to n = 1", [zero, *lines], axes)
+    of, rows = shown(metric), []
+    for way in grid.ways:
+        row = grid.row(size, way, metric)
+        if row and row.difference:
+            mean = row.difference.mean
+            low, high = row.difference.interval or (mean, mean)
+            value, least, most = (of.scale * edge for edge in (mean, low, high))
+            rows.append(Estimated(_named(way), value, least, most, _colour(grid, way)))
+    if not rows:
+        return paragraph("Nothing stands beside n = 1 yet.")
+    chart = estimates_chart(f"differences-{size}", rows, f"{of.words} more than n = 1", of.digits)
+    return tag("figure", tag("figcaption", f"{size}: {of.words}, difference to n = 1"), chart)
 
 
 def _polynomials(grid: Grid) -> tuple[list[Markup], str]:
