@@ -12,6 +12,7 @@ from components.flow.plan import NodePlan, Plan
 from components.flow.quantity import size
 from components.flow.table import WIDE
 from components.model.config import ModelConfig
+from components.synthetic.config import CellConfig, TextCellConfig
 from components.training.config import FinetuneConfig, PretrainConfig, TrainingConfig, TrainingExecution
 from components.training.memory import training_memory
 
@@ -91,7 +92,7 @@ def _trainings(plan: Plan) -> Iterator[tuple[NodePlan, Setting]]:
     """The stages that train, and what of them decides on memory and communication."""
     for row in plan.nodes:
         config, execution = row.node.config, row.node.execution or TrainingExecution()
-        if isinstance(config, PretrainConfig):
+        if isinstance(config, PretrainConfig | CellConfig | TextCellConfig):
             yield row, (config.model, dataclasses.replace(config.training, seed=0), execution)
         elif isinstance(config, FinetuneConfig):
             yield row, (ModelConfig(**row.known["model"]), dataclasses.replace(config, seed=0), execution)

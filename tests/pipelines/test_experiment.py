@@ -1,10 +1,12 @@
 """Experiments: what a grid consists of, what it costs to change it, and what is refused."""
 
 import dataclasses
+import io
 from itertools import product
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from components.flow.identity import identity_of
 from components.flow.plan import make_plan
@@ -13,6 +15,7 @@ from pipelines.compose import Faults, compose
 from pipelines.experiment import Experiment
 from pipelines.jobs import capacity_of
 from pipelines.programs import FULL, SYNTHETIC
+from pipelines.simulation import simulated_table
 from pipelines.synthetic import grid
 
 LAPTOP = ("induction_small", "polynomial_small", "path_star", "curriculum_small")
@@ -117,3 +120,14 @@ def test_what_cannot_be_is_said_before_anything_runs() -> None:
 def test_an_experiment_without_sizes_is_refused() -> None:
     with pytest.raises(ValueError, match="sizes is empty"):
         grid(Experiment())
+
+
+def test_a_simulation_has_a_line_for_every_kind_of_cell() -> None:
+    """Those that differ by their seed alone are simulated once."""
+    recipe = composed("conf=polynomial_small", "future_tokens=[1,4]", "seeds=[1,2]")
+    capacity = capacity_of(recipe, plan=True)
+    console = Console(width=200, file=io.StringIO())
+    console.print(simulated_table([make_plan(grid(recipe), Store(Path("nowhere")), capacity=capacity)], capacity, 200))
+    assert isinstance(console.file, io.StringIO)
+    lines = [line for line in console.file.getvalue().splitlines() if line.startswith("1m")]
+    assert [line.split("  ")[0] for line in lines] == [f"1m n={n} seed 1, 1m n={n} seed 2" for n in (1, 4)]
