@@ -246,6 +246,19 @@ class Cell:
     """From the stage's start to its end what was neither in training steps nor in the test; of the last attempt."""
     metrics: Mapping[str, float]
     """The test at the end of training, by name."""
+    items: Mapping[str, int]
+    """What each metric is of: examples that are right or not as a whole, or single tokens."""
+
+
+@dataclass(frozen=True)
+class Stories:
+    """A corpus's test stories with their names replaced by made-up ones. Layout: `stories.jsonl`, one `{"text",
+    "tokens", "counted"}` a story, the last being the places of the tokens that are scored."""
+
+    path: Path
+    digest: str
+    stories: int
+    scored_tokens: int
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from components.model.config import Arrangement, ModelConfig
 from components.shards.config import MAX_LOOKAHEAD, ShardsConfig
 from components.synthetic.config import InductionConfig, PathStarConfig, PolynomialConfig, TaskConfig, TextConfig
 from components.tokenizer.config import TokenizerConfig
-from components.training.config import Curriculum, TrainingConfig
+from components.training.config import Curriculum, PretrainConfig, TrainingConfig
 from pipelines.recipe import ClusterSettings, Size
 
 TaskName = Literal["induction", "polynomial", "path_star", "text"]
@@ -28,9 +28,9 @@ class Schedule:
     arrangement: Arrangement | None = None
     """How the heads hang together, as in `model.arrangement`; null: as the size has it."""
     head_weights: tuple[float, ...] | None = None
-    """Weight of each head's loss, the nearest token's first; null: 1 for all."""
-    curriculum: Curriculum = "none"
-    """How many heads count as training goes on, as in `training.curriculum`."""
+    """Weight of each head's loss, the nearest token's first; null: as the size's training has them."""
+    curriculum: Curriculum | None = None
+    """How many heads count as training goes on, as in `training.curriculum`; null: as the size's training has it."""
     steps_ratio: float = 1.0
     """Steps over those of the size: above 1 it sees more tokens."""
 
@@ -83,10 +83,12 @@ class Experiment:
     """Further ways to train, by name, each with fields of its own, such as `schedules.light.head_weights=[1,0.3]`."""
     sizes: Mapping[str, Size] = field(default_factory=dict)
     """Names of sizes, each with a `model` and a `training` and all their fields, such as `sizes.3m.training.steps`."""
+    leave_out: tuple[str, ...] = ()
+    """Names of sizes and schedules to do without, such as `leave_out=[3m,light]`."""
     looks: int = 10
     """How often the test is taken while training, at equal distances; the last time, at the end, is the result."""
     test_items: int = 500
-    """Examples in each part of the test, or as many as there are."""
+    """Examples in each part of the test, or as many as there are; of the task `text`, see `text`."""
     induction: InductionConfig = field(default_factory=InductionConfig)
     polynomial: PolynomialConfig = field(default_factory=PolynomialConfig)
     path_star: PathStarConfig = field(default_factory=PathStarConfig)
@@ -98,7 +100,7 @@ class Experiment:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        faults = [*self._faults_of_lists(), *self._faults_of_names()]
+        faults = [*self._faults_of_lists(), *self._faults_of_names(), *self._faults_of_tasks()]
         if not faults:
             faults = [*self._faults_of_cells()]
         if faults:
@@ -122,6 +124,27 @@ class Experiment:
                 yield f"{name} is {getattr(self, name)}; it must be at least 1"
         if self.cluster.training.sharding != "none" or self.cluster.training.workers > 1:
             yield "cluster.training: a cell is one worker with the whole model; give workers=1 and sharding=none"
+        if self.cluster.training.evaluate_every:
+            yield "cluster.training.evaluate_every is given; the test of an experiment is taken `looks` times instead"
+        if unknown := [name for name in self.leave_out if name not in {*self.sizes, *self.schedules}]:
+            yield f"leave_out has {', '.join(unknown)}; there are {', '.join([*self.sizes, *self.schedules])}"
+
+    def _faults_of_tasks(self) -> Iterator[str]:
+        """What another task than this one would need."""
+        for name in ("induction", "polynomial", "path_star", "text", "corpus", "tokenizer", "shards"):
+            of_text = name in ("corpus", "tokenizer", "shards")
+            given = getattr(self, name) != type(getattr(self, name))()
+            if given and name != self.task and not (of_text and self.task == "text"):
+                yield f"{name} is given, but task is {self.task}, which does not use it: leave it out"
+        if self.task == "text" and self.test_items != Experiment.test_items:
+            yield "test_items is given, but task is text: give text.heldout_tokens and text.stories"
+        if self.task != "text":
+            return
+        if self.text.stories and self.tokenizer.kind == "bytes":
+            yield "text.stories needs names of two tokens, which a tokenizer of kind bytes has not: take sentencepiece"
+        if self.text.stories_of is not None and self.text.stories_of not in self.corpus.mixture:
+            there = ", ".join(self.corpus.mixture) or "no mixture"
+            yield f"text.stories_of is {self.text.stories_of!r}; corpus.mixture has {there}: give one of its parts"
 
     def _faults_of_names(self) -> Iterator[str]:
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
@@ -142,9 +165,15 @@ class Experiment:
                     f"example of the task, {longest} tokens: give at least that"
                 )
         try:
-            list(self.cells() if self.sizes else ())  # the defaults of a recipe have none yet
+            planned = list(self.cells() if self.sizes else ())  # the defaults of a recipe have none yet
         except ValueError as error:
             yield from str(error).splitlines()
+            return
+        first: dict[tuple[ModelConfig, TrainingConfig], str] = {}
+        for cell in planned[: len(planned) // max(1, len(self.seeds))]:
+            known = first.setdefault((cell.model, cell.training), cell.group)
+            if known != cell.group:
+                yield f"{cell.group} is the same training as {known}: change one, or leave it out"
 
     @property
     def definition(self) -> TaskConfig | TextConfig:
@@ -161,7 +190,7 @@ class Experiment:
     def ways(self) -> Iterator[tuple[str, Schedule]]:
         """Plain ones of every n, without a name, then the schedules."""
         yield from (("", Schedule(n)) for n in self.future_tokens)
-        yield from self.schedules.items()
+        yield from ((name, way) for name, way in self.schedules.items() if name not in self.leave_out)
 
     def cells(self) -> Iterator[CellPlan]:
         """The grid, a seed after the other: so that early results compare everything. ValueError, naming the size and
@@ -170,6 +199,8 @@ class Experiment:
             raise ValueError("sizes is empty; an experiment needs one at least, as the recipes in conf/ have")
         for seed in self.seeds:
             for size, of in self.sizes.items():
+                if size in self.leave_out:
+                    continue
                 for name, way in self.ways():
                     try:
                         yield self._cell(seed, size, of, name, way)
@@ -188,8 +219,9 @@ class Experiment:
             seed=seed,
             steps=max(1, round(way.steps_ratio * of.training.steps)),
             head_weights=way.head_weights or of.training.head_weights,
-            curriculum=way.curriculum if way.curriculum != "none" else of.training.curriculum,
+            curriculum=way.curriculum or of.training.curriculum,
         )
+        PretrainConfig(model, training)  # which refuses what does not go together
         return CellPlan(size, name, n, seed, model, training)
 
 

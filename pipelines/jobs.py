@@ -126,7 +126,7 @@ def run(way: Way[R], job: Job[R]) -> int:
                 return refuse([str(error)])
         return 0
 
-    if way.page_so_far and plan.to_run():
+    if way.page_so_far and len(plan.to_run()) > 1 and not (options.only or options.until):
         console.print(f"\nSo far     {job.workspace / 'latest' / way.page_so_far}", soft_wrap=True)
     try:
         outcome = run_job(way, job, plan, capacity, console, {})

@@ -21,8 +21,17 @@ from components.report.config import CellLabel, GridConfig
 from components.report.grid_files import write_grid
 from components.report.stage import write_grid_report
 from components.shards.stage import tokenize
-from components.synthetic.config import CellConfig, PathStarConfig, PolynomialConfig, TextCellConfig, TextConfig
-from components.synthetic.stage import train_cell, train_text_cell
+from components.synthetic.config import (
+    CellConfig,
+    InductionConfig,
+    PathStarConfig,
+    PolynomialConfig,
+    StoriesConfig,
+    TaskConfig,
+    TextCellConfig,
+    TextConfig,
+)
+from components.synthetic.stage import make_stories, train_cell, train_text_cell
 from components.tokenizer.stage import train_tokenizer
 from components.training.config import TrainingExecution
 from pipelines.experiment import CellPlan, Experiment
@@ -56,6 +65,8 @@ def grid(experiment: Experiment, overrides: tuple[str, ...] = ()) -> Graph:
         corpus = collect.bind(experiment.corpus, name="corpus", execution=data)
         tokenizer = train_tokenizer.bind(experiment.tokenizer, corpus, name="tokenizer")
         shards = tokenize.bind(experiment.shards, corpus, tokenizer, name="shards", execution=data)
+        wanted = [StoriesConfig(task.stories, task.stories_of)] if task.stories else []
+        stories = several([make_stories.bind(of, corpus, tokenizer, name="stories") for of in wanted])
     for cell in planned:
         look_every = -(-cell.training.steps // experiment.looks)
         named = Named(
@@ -67,7 +78,7 @@ def grid(experiment: Experiment, overrides: tuple[str, ...] = ()) -> Graph:
         )
         if isinstance(task, TextConfig):
             of_text = TextCellConfig(task, cell.model, cell.training, look_every)
-            cells.append(train_text_cell.bind(of_text, shards, corpus, **named))
+            cells.append(train_text_cell.bind(of_text, shards, stories, **named))
         else:
             config = CellConfig(task, cell.model, cell.training, look_every, experiment.test_items)
             cells.append(train_cell.bind(config, **named))
@@ -95,7 +106,17 @@ def _report_config(experiment: Experiment, overrides: tuple[str, ...], planned: 
         ),
         trained_to=task.operations if isinstance(task, PolynomialConfig) else None,
         guessing=1 / task.arms if isinstance(task, PathStarConfig) else None,
+        paper=_paper_of(task),
     )
+
+
+def _paper_of(task: TaskConfig | TextConfig) -> str:
+    """The figure of the paper that a grid stands beside, where it has one."""
+    if isinstance(task, PolynomialConfig):
+        return "Figure 8" if not task.pauses else ""
+    if isinstance(task, TextConfig):
+        return "" if not task.stories else "Figure S14" if task.stories_of else "Figure 7"
+    return "Figure 7" if isinstance(task, InductionConfig) else ""
 
 
 def so_far(graph: Graph, store: Store) -> SoFar:
@@ -121,8 +142,9 @@ def so_far(graph: Graph, store: Store) -> SoFar:
 
 def words(experiment: Experiment) -> str:
     """What is compared."""
+    sizes = [name for name in experiment.sizes if name not in experiment.leave_out]
     ways = ", ".join(name or f"n = {way.n_future_tokens}" for name, way in experiment.ways())
-    return f"{ways} at {', '.join(experiment.sizes)}, seeds {', '.join(map(str, experiment.seeds))}"
+    return f"{ways} at {', '.join(sizes)}, seeds {', '.join(map(str, experiment.seeds))}"
 
 
 WAY = Way(grid, words, so_far, f"{SO_FAR}/index.html")

@@ -59,3 +59,5 @@ class GridConfig:
     """Of polynomials, the most operations in training; more are beyond it."""
     guessing: float | None = None
     """What guessing reaches, where it is more than nothing."""
+    paper: str = ""
+    """The figure of the paper to stand beside: `Figure 7`, `Figure S14` or `Figure 8`; empty: none."""

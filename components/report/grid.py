@@ -4,6 +4,7 @@ Reads files, writes none.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,11 @@ class Row:
     difference: Estimate | None
     """To plain n = 1 of the size, seed by seed; None without it, and for itself."""
     paper: float | None
-    """What the paper has for it."""
+    """What the paper's figure has for it."""
+    items: int
+    """What each value is a share of."""
+    flops: float
+    """Of training, over those of plain n = 1 of the size; NaN without it."""
 
     @property
     def verdict(self) -> str:
@@ -123,9 +128,12 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 difference = None
                 if way != ("", 1):
                     difference = paired_difference(values, base, CONFIDENCE)
-                found = paper.synthetic(grid.config.task, size, way[1], metric) if not way[0] else None
+                found = paper.synthetic(grid.config.paper, size, way[1], metric) if not way[0] else None
                 made = estimate(list(values.values()), CONFIDENCE)
-                yield Row(size, *way, metric, values, made, difference, found)
+                cell, one = grid.of(size, way)[0].cell, grid.of(size, ("", 1))
+                flops = cell.flops / one[0].cell.flops if one else math.nan
+                items = cell.items.get(metric, 0)
+                yield Row(size, *way, metric, values, made, difference, found, items, flops)
 
 
 def _by_seed(trained: Sequence[Trained], metric: str) -> dict[int, float]:
@@ -145,6 +153,7 @@ def results(grid: Grid) -> dict[str, Any]:
         "overrides": list(grid.config.overrides),
         "setting": grid.config.setting,
         "confidence": CONFIDENCE,
+        "paper_figure": grid.config.paper or None,
         "cells": [_cell(grid.config.task, t) for t in grid.trained],
         "summary": [_summary(grid.config.task, row) for row in grid.rows],
     }
@@ -164,6 +173,7 @@ def _cell(task: str, of: Trained) -> dict[str, Any]:
         "seconds": cell.seconds,
         "overhead_seconds": cell.overhead_seconds,
         "metrics": dict(cell.metrics),
+        "items": dict(cell.items),
         "over_steps": [
             {"step": line["step"], **{k.removeprefix(SCORE): v for k, v in line.items() if k.startswith(SCORE)}}
             for line in of.history
@@ -189,6 +199,8 @@ def _summary(task: str, row: Row) -> dict[str, Any]:
         "low": low,
         "high": high,
         "seeds": row.mean.seeds,
+        "items": row.items,
+        "flops_over_n1": row.flops if math.isfinite(row.flops) else None,
         "difference_to_n1": difference,
         "verdict": row.verdict or None,
         "paper": row.paper,
@@ -201,7 +213,7 @@ def headline(grid: Grid) -> dict[str, float]:
     return {
         f"{row.size}/{row.schedule or f'n{row.n}'}/{row.metric}": row.mean.mean
         for row in grid.rows
-        if row.metric == metric or (grid.config.task == "polynomial" and row.metric.startswith("accuracy/"))
+        if row.metric == metric or row.metric.startswith("accuracy/")
     }
 
 

@@ -38,6 +38,13 @@ def write_grid(
         "versions": dict(made.versions),
         "seconds": seconds,
     }
-    (directory / "results.json").write_text(json.dumps(numbers, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    (directory / "index.html").write_text(grid_page(grid, made), encoding="utf-8")
+    _write(directory / "results.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    _write(directory / "index.html", grid_page(grid, made))
     return grid
+
+
+def _write(path: Path, text: str) -> None:
+    """So that whoever reads it meanwhile sees the old one or the new one."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

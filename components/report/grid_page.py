@@ -23,6 +23,7 @@ from components.report.markup import (
     section,
     table,
     tag,
+    times,
     whole,
 )
 from components.report.page import document
@@ -222,7 +223,7 @@ def _tile(number: str, what: str, beside: str) -> Markup:
 
 
 def _colour(grid: Grid, way: Way) -> str:
-    return f"var(--s{grid.ways.index(way) % 6})"
+    return f"var(--s{grid.ways.index(way) % 8})"
 
 
 def _main(grid: Grid) -> Markup | None:
@@ -252,6 +253,8 @@ def _figure(name: str, words: str, lines: Sequence[Series], axes: Axes, width: f
 def _by_size(grid: Grid, metric: str, name: str, title: str) -> Markup:
     """A metric over the sizes."""
     at = {t.label.size: float(t.label.parameters_in_layers) for t in grid.trained}
+    if len({*at.values()}) < len(at):  # sizes that differ in something else
+        at = {size: float(place) for place, size in enumerate(at, start=1)}
     names = {x: size for size, x in at.items()}
     ticks = sorted(names)
     lines = [
@@ -265,24 +268,28 @@ def _by_size(grid: Grid, metric: str, name: str, title: str) -> Markup:
 
 def _induction(grid: Grid) -> tuple[list[Markup], str]:
     figures = [_by_size(grid, "accuracy", "induction-here", "Here: second tokens of fresh names, %")]
-    sizes = paper.SYNTHETIC_SIZES
-    theirs = [
-        Series(
-            f"n = {n}",
-            [(sizes[name], 100 * by_n[n]) for name, by_n in paper.INDUCTION.items()],
-            _colour(grid, ("", n)) if ("", n) in grid.ways else "var(--s5)",
-            dots=True,
-        )
-        for n in (1, 2)
-    ]
-    axes = Axes("parameters without embeddings", "% right", list(sizes.values()), None, 0, True, list(sizes))
-    figures.append(_figure("induction-paper", "The paper, Figure 7, as read off it, %", theirs, axes))
+    published = paper.BY_SIZE.get(grid.config.paper)
+    if published:
+        sizes = paper.SYNTHETIC_SIZES
+        theirs = [
+            _published(grid, n, [(sizes[name], 100 * by_n[n]) for name, by_n in published.items()]) for n in (1, 2)
+        ]
+        axes = Axes("parameters without embeddings", "% right", list(sizes.values()), None, 0, True, list(sizes))
+        figures.append(_figure("induction-paper", f"The paper, {grid.config.paper}, as read off it, %", theirs, axes))
     words = (
         "Share of second tokens of names told right, from the second time on that a name occurs in a story, by the "
         "first choice of the next-token head. Names of the test are fresh pairs of tokens. Bars: 90 % intervals over "
-        "seeds. The paper trained on 26 billion tokens of children's stories; only the shape compares."
+        "seeds. The paper trained on 26 billion tokens of real text; only the shape compares."
     )
     return figures, words
+
+
+def _published(
+    grid: Grid, n: int, points: Sequence[tuple[float, float]], spread: Sequence[tuple[float, float]] = ()
+) -> Series:
+    """A line of the paper's, in the colour of ours with as many heads."""
+    colour = _colour(grid, ("", n)) if ("", n) in grid.ways else "var(--s7)"
+    return Series(f"n = {n}", points, colour, dots=True, spread=spread)
 
 
 def _text(grid: Grid) -> tuple[list[Markup], str]:
@@ -310,7 +317,7 @@ def _differences(grid: Grid, size: str, metric: str) -> Markup:
             value, least, most = (of.scale * edge for edge in (mean, low, high))
             rows.append(Estimated(_named(way), value, least, most, _colour(grid, way)))
     if not rows:
-        return paragraph("Nothing stands beside n = 1 yet.")
+        return paragraph("There is no n = 1 to compare with, or nothing beside it.")
     chart = estimates_chart(f"differences-{size}", rows, f"{of.words} more than n = 1", of.digits)
     return tag("figure", tag("figcaption", f"{size}: {of.words}, difference to n = 1"), chart)
 
@@ -329,18 +336,18 @@ def _polynomials(grid: Grid) -> tuple[list[Markup], str]:
         ]
         axes = Axes("operations m", "% right", list(map(float, operations)), None, 1)
         figures.append(_figure(f"polynomials-{size}", f"Here, {size}: answers right, %", lines, axes))
-    theirs = [
-        Series(
-            f"n = {n}",
-            [(float(m), 100 * sum(runs[n]) / len(runs[n])) for m, runs in paper.POLYNOMIALS.items()],
-            _colour(grid, ("", n)) if ("", n) in grid.ways else "var(--s5)",
-            dots=True,
-            spread=[(100 * min(runs[n]), 100 * max(runs[n])) for runs in paper.POLYNOMIALS.values()],
-        )
-        for n in (1, 2, 4)
-    ]
-    axes = Axes("operations m", "% right", [float(m) for m in paper.POLYNOMIALS], None, 0)
-    figures.append(_figure("polynomials-paper", "The paper, Figure 8, 100M models, two runs, %", theirs, axes))
+    if grid.config.paper:
+        theirs = [
+            _published(
+                grid,
+                n,
+                [(float(m), 100 * sum(runs[n]) / len(runs[n])) for m, runs in paper.POLYNOMIALS.items()],
+                [(100 * min(runs[n]), 100 * max(runs[n])) for runs in paper.POLYNOMIALS.values()],
+            )
+            for n in (1, 2, 4)
+        ]
+        axes = Axes("operations m", "% right", [float(m) for m in paper.POLYNOMIALS], None, 0)
+        figures.append(_figure("polynomials-paper", "The paper, Figure 8, 100M models, two runs, %", theirs, axes))
     words = (
         "An answer is right if all its coefficients are, decoded greedily. Training has up to "
         f"{grid.config.trained_to} operations; more are beyond it. Bars: here 90 % intervals over seeds, in the paper "
@@ -358,10 +365,12 @@ def _path_star(grid: Grid) -> tuple[list[Markup], str]:
         for metric in ("first_node", "later_nodes"):
             lines = []
             for place, arrangement in enumerate(dict.fromkeys(t.label.arrangement for t in grid.trained)):
-                ways = dict.fromkeys(
-                    t.way for t in grid.trained if t.label.n_future_tokens == 1 or t.label.arrangement == arrangement
-                )
-                rows = [(float(n), row) for name, n in ways if (row := grid.row(size, (name, n), metric))]
+                ways = {  # of each n the first such: a plain one where there is one
+                    t.label.n_future_tokens: t.way
+                    for t in reversed(grid.trained)
+                    if t.label.n_future_tokens == 1 or t.label.arrangement == arrangement
+                }
+                rows = [(float(n), row) for n, way in ways.items() if (row := grid.row(size, way, metric))]
                 line = _line(grid, grid.ways[0], sorted(rows, key=lambda item: item[0]))
                 lines.append(Series(arrangement, line.points, f"var(--s{place + 1})", dots=True, spread=line.spread))
             if metric == "first_node" and grid.config.guessing:
@@ -413,7 +422,7 @@ def _curves(grid: Grid, size: str, way: Way, metric: str) -> Iterator[Series]:
 
 def _summary(grid: Grid) -> Markup:
     """A row for each size, way and metric."""
-    head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict", "Seeds", "Paper"]
+    head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict", "FLOPs", "Of", "Paper"]
     rows = []
     for row in grid.rows:
         made, of = row.difference, shown(row.metric)
@@ -426,11 +435,31 @@ def _summary(grid: Grid) -> Markup:
                 of.change(made.mean, unit=False) if made else NONE,
                 of.range(made) if made else NONE,
                 row.verdict or NONE,
-                str(row.mean.seeds),
+                times(row.flops),
+                whole(row.items),
                 NONE if row.paper is None else percent(row.paper, 0),
             ]
         )
-    return section("summary", "Every figure", table(head, rows))
+    compared = sum(row.difference is not None for row in grid.rows)
+    seeds = sorted({row.mean.seeds for row in grid.rows})
+    words = (
+        f"Over {' to '.join(map(str, seeds))} seeds. FLOPs of training over those of n = 1. Of: examples, or single "
+        f"tokens, that each seed's figure is of. {compared} comparisons are made: of so many that find nothing, a "
+        f"tenth would be called better or worse by chance. {_unequal(grid)}"
+    )
+    return section("summary", "Every figure", table(head, rows), paragraph(words.strip(), class_="caption"))
+
+
+def _unequal(grid: Grid) -> str:
+    """What cells of a size do not share, though they are compared."""
+    said = []
+    for size in grid.sizes:
+        cells = [t.cell for t in grid.trained if t.label.size == size]
+        for name in ("parameters", "tokens"):
+            values = [getattr(cell, name) for cell in cells]
+            if min(values) < max(values):
+                said.append(f"{name} at {size} from {scaled(min(values))} to {scaled(max(values))}")
+    return f"Not equal: {', '.join(said)}." if said else "Parameters and tokens are equal within a size."
 
 
 def _example(grid: Grid, made: Made) -> Markup | None:

@@ -1,5 +1,5 @@
-"""Means with their 95 % interval, after Student: over seeds, which are few, as a normal distribution flatters few; and
-over held-out windows of one model against another."""
+"""Means with their interval, of 95 % if not said otherwise, after Student: over seeds, which are few, as a normal
+distribution flatters few; and over held-out windows of one model against another."""
 
 import math
 import statistics

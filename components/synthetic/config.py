@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from components.model.config import ModelConfig
-from components.training.config import TrainingConfig
+from components.training.config import TrainingConfig, check_heads
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class PolynomialConfig:
     """Whether only the answer's tokens count in the loss; else all, as the paper's words suggest."""
 
     def __post_init__(self) -> None:
-        faults = _below(self, p=2, d=1, operations=1, test_operations=1, pauses=0)
+        faults = _below(self, p=2, d=1, operations=1, test_operations=max(self.operations, 1), pauses=0)
         if self.p > 251 or any(self.p % q == 0 for q in range(2, math.isqrt(max(self.p, 0)) + 1)):
             faults.append(f"p is {self.p}; it must be a prime, at most 251")
         _refuse(faults)
@@ -190,7 +190,7 @@ class TextConfig:
     stories: int = 0
     """Stories of the test split whose characters are given fresh names (paper 4.1: 100); 0: none."""
     stories_of: str | None = None
-    """Of a mixture, the part that these stories are taken from; null: any."""
+    """Of a mixture, the part that these stories are taken from, and whose words tell names; null: any."""
 
     def __post_init__(self) -> None:
         faults = _below(self, heldout_tokens=0, stories=0)
@@ -207,6 +207,16 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
+class StoriesConfig:
+    """Stories of a corpus's test split whose characters are given fresh names."""
+
+    stories: int
+    """How many, or as many as there are."""
+    part: str | None
+    """Of a mixture, the part that they are taken from; None: any."""
+
+
+@dataclass(frozen=True)
 class TextCellConfig:
     """One training of a grid on text, and its test."""
 
@@ -218,6 +228,9 @@ class TextCellConfig:
     """Optimization."""
     look_every: int
     """Steps between two times that the test is taken."""
+
+    def __post_init__(self) -> None:
+        check_heads(self.training, self.model.n_future_tokens)
 
 
 @dataclass(frozen=True)
@@ -234,6 +247,9 @@ class CellConfig:
     """Steps between two times that the test is taken."""
     test_items: int
     """Examples in each part of the test."""
+
+    def __post_init__(self) -> None:
+        check_heads(self.training, self.model.n_future_tokens)
 
 
 def _below(config: object, **least: int) -> list[str]:

@@ -60,6 +60,11 @@ class Scored:
     """Whether an example is right only if all its counted tokens are: greedy decoding then gives exactly these, as it
     goes on from what it got right so far. Else every token is scored by itself."""
 
+    @property
+    def items(self) -> int:
+        """What the share is of."""
+        return len(self.examples) if self.whole else int(self.examples.counted_EL.sum())
+
 
 class Task(Protocol):
     """Examples without end, and a test that training never sees."""

@@ -27,12 +27,12 @@ class PathStar:
         return self.config.longest
 
     def examples(self, seed: int, step: int, tokens: int) -> Examples:
-        return self._drawn(randomness(seed, TRAIN, step), -(-tokens // self.longest) + 1, of_test=False)
+        return self._drawn(randomness(seed, TRAIN, step), -(-tokens // self.longest) + 1)
 
     def test(self, items: int) -> list[Scored]:
         """The whole path, as greedy decoding gives it; its first node, which takes looking ahead; the others, which
         follow from the node before."""
-        graphs = self._drawn(randomness(0, TEST), items, of_test=True)
+        graphs = self._different(randomness(0, TEST), items)
         first_EL, path_EL = np.zeros_like(graphs.counted_EL), np.zeros_like(graphs.counted_EL)
         path_EL[:, -self.config.edges :] = True
         first_EL[:, -self.config.edges] = True
@@ -50,22 +50,43 @@ class PathStar:
         return " ".join(str(t) if t < self.config.nodes else "|?="[t - self.config.nodes] for t in tokens.tolist())
 
     def shown(self) -> str:
-        few = self._drawn(randomness(1, TRAIN), 4, of_test=False)
+        few = self._drawn(randomness(1, TRAIN), 4)
         return "\n".join(map(self.text, few.tokens_EL))
 
-    def _drawn(self, random: np.random.Generator, count: int, of_test: bool) -> Examples:
-        """So many graphs that belong to training, or to the test."""
+    def _drawn(self, random: np.random.Generator, count: int) -> Examples:
+        """So many of training."""
         found: list[Array] = []
         while sum(map(len, found)) < count:
-            tokens_EL = self._graphs(random, max(16, count * (TEST_SHARE if of_test else 2)))
-            found.append(tokens_EL[(self._hash(tokens_EL) % np.uint64(TEST_SHARE) == 0) == of_test])
-        tokens_EL = np.concatenate(found)[:count]
+            found.append(self._graphs(random, max(16, 2 * count), of_test=False))
+        return self._examples(np.concatenate(found)[:count])
+
+    def _different(self, random: np.random.Generator, count: int) -> Examples:
+        """Different ones of the test: so many, or until no more turn up."""
+        tokens_EL, barren = np.zeros((0, self.longest), np.int64), 0
+        while len(tokens_EL) < count and barren < 3:
+            known = len(tokens_EL)
+            drawn_EL = self._graphs(random, TEST_SHARE * max(16, count), of_test=True)
+            together_EL = np.concatenate((tokens_EL, drawn_EL))
+            _, first_E = np.unique(together_EL, axis=0, return_index=True)
+            tokens_EL = together_EL[np.sort(first_E)]
+            barren = barren + 1 if len(tokens_EL) == known else 0
+        if not len(tokens_EL):
+            raise ValueError(f"nodes is {self.config.nodes}: too few graphs to keep some for a test; give more")
+        return self._examples(tokens_EL[:count])
+
+    def _examples(self, tokens_EL: Array) -> Examples:
         counted_EL = np.ones(tokens_EL.shape, bool)
         if self.config.answer_only:
             counted_EL[:, : -self.config.edges] = False
-        return Examples(tokens_EL, np.full(count, self.longest), counted_EL)
+        return Examples(tokens_EL, np.full(len(tokens_EL), self.longest), counted_EL)
 
-    def _graphs(self, random: np.random.Generator, count: int) -> Array:
+    def _graphs(self, random: np.random.Generator, count: int, of_test: bool) -> Array:
+        """Of so many drawn graphs those that belong to the test, or to training."""
+        tokens_EL = self._any_graphs(random, count)
+        wanted_EL: Array = tokens_EL[(self._hash(tokens_EL) % np.uint64(TEST_SHARE) == 0) == of_test]
+        return wanted_EL
+
+    def _any_graphs(self, random: np.random.Generator, count: int) -> Array:
         config = self.config
         E, A, P = count, config.arms, config.edges
         node_EN = random.permuted(np.broadcast_to(np.arange(config.nodes), (E, config.nodes)), axis=1)

@@ -2,18 +2,23 @@
 pieces can spell a name in two.
 
 A character's name is taken to be a capitalised word that stands twice or more in a story, and that the texts write
-without a capital much less often than with one amid a sentence. Each is replaced by a made-up name of two pieces that
-occurs in no text read, the same one throughout the story.
+without a capital much less often than with one amid a sentence. Each is replaced by a made-up name of two pieces, the
+same one throughout the story, that occurs in no text and whose first piece stands nowhere else in the story: so what
+follows it can be told.
 """
 
+import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 
+from components.corpus.reader import read_row_group, row_groups
 from components.synthetic.examples import TEST, Examples, Scored, randomness
 from components.tokenizer.codec import Codec
 
@@ -21,6 +26,7 @@ AMID_A_SENTENCE = re.compile(r"(?<=[a-z,;] )[A-Z][a-z]+\b")
 WORD = re.compile(r"\b[A-Za-z][a-z]+\b")
 CAPITALS_PER_SMALL = 10
 """A name is written with a capital, amid a sentence, at least so many times for each time without."""
+FILE = "stories.jsonl"
 TRIES = 50
 """Made-up names tried for one of a story's before it is given up."""
 
@@ -69,48 +75,46 @@ class Names:
                 return name, first, second
 
 
-def stories_test(
-    texts: Iterable[str], known: Words, codec: Codec, items: int, longest: int
-) -> tuple[list[Scored], list[str]]:
-    """The test of the first `items` stories that have a name in them, and these stories as they were made.
+@dataclass(frozen=True)
+class Renamed:
+    """A story with made-up names."""
 
-    Counted is the second token of each occurrence of a made-up name but the first, wherever the tokenizer cuts the name
-    in its two tokens there. Stories are cut after `longest` tokens. ValueError when there is none.
+    text: str
+    tokens: list[int]
+    counted: list[int]
+    """Places of second tokens of names, from the second time on that a name occurs as these two tokens."""
+
+
+def renamed_stories(texts: Iterable[str], known: Words, codec: Codec, items: int) -> list[Renamed]:
+    """The first `items` stories that have a name in them, each name replaced throughout by a made-up one.
+
+    ValueError when there is none.
     """
     names, random = Names(codec, known), randomness(0, TEST)
-    found: list[tuple[list[int], list[int], str]] = []
-    for text in texts:
-        if (made := _renamed(text, known, names, codec, random)) is not None:
-            tokens, places, story = made
-            if places := [place for place in places if place < longest]:
-                found.append((tokens[:longest], places, story))
-        if len(found) == items:
-            break
-    if not found:
+    found = (made for text in texts if (made := _renamed(text, known, names, codec, random)))
+    stories = list(islice(found, items))
+    if not stories:
         raise ValueError(
             "no story of the test split has a name that occurs twice; give a corpus of stories, as corpus=tinystories"
         )
-    return [Scored("accuracy", _examples(found), whole=False)], [story for _, _, story in found]
+    return stories
 
 
-def _renamed(
-    text: str, known: Words, names: Names, codec: Codec, random: np.random.Generator
-) -> tuple[list[int], list[int], str] | None:
-    """A story's tokens with its names replaced, the places that count, and the story; None where it has no name, or
-    none that the tokenizer would cut in two."""
+def _renamed(text: str, known: Words, names: Names, codec: Codec, random: np.random.Generator) -> Renamed | None:
+    """None where a text has no name, or none that the tokenizer would cut in two."""
     counts = Counter(WORD.findall(text))
-    pairs: list[tuple[int, int]] = []
+    pairs: dict[int, int] = {}
     for word in [word for word, count in counts.items() if count > 1 and word[0].isupper() and known.is_name(word)]:
         for _ in range(TRIES):
-            name, *pair = names.draw(random)
+            name, first, second = names.draw(random)
             changed = re.sub(rf"\b{word}\b", name, text)
-            if (pair[0], pair[1]) not in pairs and len(list(_occurrences(codec.encode(changed), *pair))) > 1:
-                text = changed
-                pairs.append((pair[0], pair[1]))
+            tokens = codec.encode(changed)
+            if tokens.count(first) == len(list(_occurrences(tokens, first, second))) > 1:
+                text, pairs[first] = changed, second
                 break
     tokens = [codec.bos_id, *codec.encode(text)]
-    places = [place for pair in pairs for place in list(_occurrences(tokens, *pair))[1:]]
-    return (tokens, sorted(places), text) if places else None
+    counted = [place for pair in pairs.items() for place in list(_occurrences(tokens, *pair))[1:]]
+    return Renamed(text, tokens, sorted(counted)) if counted else None
 
 
 def _occurrences(tokens: Sequence[int], first: int, second: int) -> Iterator[int]:
@@ -118,11 +122,29 @@ def _occurrences(tokens: Sequence[int], first: int, second: int) -> Iterator[int
     yield from (i + 1 for i, (a, b) in enumerate(pairwise(tokens)) if (a, b) == (first, second))
 
 
-def _examples(found: Sequence[tuple[list[int], list[int], str]]) -> Examples:
-    length_E = np.array([len(tokens) for tokens, _, _ in found])
-    tokens_EL = np.zeros((len(found), int(length_E.max())), np.int64)
+def write_stories(stories: Sequence[Renamed], directory: Path) -> str:
+    """`stories.jsonl` (layout: artifacts.Stories); returns its digest."""
+    lines = "".join(json.dumps(asdict(story)) + "\n" for story in stories)
+    (directory / FILE).write_text(lines, encoding="utf-8")
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def read_stories(directory: Path, longest: int) -> Scored:
+    """The test of these stories, each cut after `longest` tokens."""
+    lines = (directory / FILE).read_text(encoding="utf-8").splitlines()
+    stories = [(story["tokens"][:longest], story["counted"]) for story in map(json.loads, lines)]
+    length_E = np.array([len(tokens) for tokens, _ in stories])
+    tokens_EL = np.zeros((len(stories), int(length_E.max())), np.int64)
     counted_EL = np.zeros(tokens_EL.shape, bool)
-    for row, (tokens, places, _) in enumerate(found):
+    for row, (tokens, places) in enumerate(stories):
         tokens_EL[row, : len(tokens)] = tokens
-        counted_EL[row, places] = True
-    return Examples(tokens_EL, length_E, counted_EL)
+        counted_EL[row, [place for place in places if place < len(tokens)]] = True
+    return Scored("accuracy", Examples(tokens_EL, length_E, counted_EL), whole=False)
+
+
+def texts_of(corpus: Path, split: str, part: str | None) -> Iterator[str]:
+    """A split's texts; of a mixture those of a part, whose name the ids begin with."""
+    for file, group in row_groups(corpus, split):
+        for name, text in zip(*read_row_group(corpus, file, group, "id", "text"), strict=True):
+            if part is None or name.startswith(f"{part}/"):
+                yield text

@@ -123,7 +123,7 @@ class PretrainConfig:
     """Optimization."""
 
     def __post_init__(self) -> None:
-        _check_heads(self.training, self.model.n_future_tokens)
+        check_heads(self.training, self.model.n_future_tokens)
 
 
 @dataclass(frozen=True)
@@ -150,13 +150,14 @@ class FinetuneConfig(TrainingConfig):
         faults.check("n_future_tokens", self.n_future_tokens >= 1, "it must be at least 1")
         if not faults:
             try:
-                _check_heads(self, self.n_future_tokens)
+                check_heads(self, self.n_future_tokens)
             except ValueError as error:
                 faults.append(str(error))
         return faults
 
 
-def _check_heads(config: TrainingConfig, n_future_tokens: int) -> None:
+def check_heads(config: TrainingConfig, n_future_tokens: int) -> None:
+    """ValueError where head weights or a curriculum do not go with so many heads."""
     if config.head_weights is not None and len(config.head_weights) < n_future_tokens:
         raise ValueError(
             f"head_weights has {len(config.head_weights)} numbers for {n_future_tokens} prediction heads; give one each"

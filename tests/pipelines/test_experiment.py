@@ -57,7 +57,7 @@ def test_the_grid_is_every_size_n_schedule_and_seed_a_seed_after_the_other() -> 
     recipe = composed("conf=induction_small", "+schedules.light={n_future_tokens: 2, head_weights: [1.0, 0.5]}")
     names = [node.name for node in grid(recipe).nodes]
     assert names == [
-        *(f"{size}-{way}-seed{seed}" for seed, size, way in product((1, 2, 3), recipe.sizes, ("n1", "n2", "light"))),
+        *(f"{size}-{way}-seed{seed}" for seed, size, way in product(recipe.seeds, recipe.sizes, ("n1", "n2", "light"))),
         "report",
     ]
     light = next(cell for cell in recipe.cells() if cell.schedule == "light")
@@ -115,6 +115,37 @@ def test_what_cannot_be_is_said_before_anything_runs() -> None:
     assert faults("conf=path_star", "sizes.1m.training.seed=3") == [
         "sizes.1m.training.seed cannot be given: seeds=[1,2,3] lists them"
     ]
+
+
+def test_a_setting_that_would_do_nothing_or_something_else_is_refused() -> None:
+    assert faults("conf=path_star", "polynomial.p=5") == [
+        "polynomial is given, but task is path_star, which does not use it: leave it out"
+    ]
+    assert faults("conf=curriculum_small", "schedules.light.head_weights=[1.0]") == [
+        "sizes.3m with light: head_weights has 1 numbers for 2 prediction heads; give one each"
+    ]
+    assert faults("conf=curriculum_small", "sizes.3m.training.curriculum=reverse") == [
+        "3m reverse is the same training as 3m n=2: change one, or leave it out"
+    ]
+    assert faults("conf=polynomial_small", "polynomial.test_operations=1") == [
+        "polynomial.test_operations is 1; it must be at least 2"
+    ]
+    assert faults("conf=induction", "tokenizer=bytes", "text.stories_of=books") == [
+        "text.stories needs names of two tokens, which a tokenizer of kind bytes has not: take sentencepiece",
+        "text.stories_of is 'books'; corpus.mixture has no mixture: give one of its parts",
+    ]
+    assert faults("conf=path_star", "cluster.training.evaluate_every=5") == [
+        "cluster.training.evaluate_every is given; the test of an experiment is taken `looks` times instead"
+    ]
+
+
+def test_sizes_and_schedules_can_be_left_out() -> None:
+    left = composed("conf=curriculum_small", "leave_out=[light,reverse4,forward]")
+    assert {cell.schedule for cell in left.cells()} == {"", "n1_flops_of_n2", "reverse"}
+    assert {cell.size for cell in composed("conf=induction", "leave_out=[1b,300m,100m]").cells()} == {
+        *("1m", "3m", "10m", "30m")
+    }
+    assert faults("conf=path_star", "leave_out=[3m]") == ["leave_out has 3m; there are 700k, anticausal"]
 
 
 def test_an_experiment_without_sizes_is_refused() -> None:

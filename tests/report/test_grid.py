@@ -42,8 +42,11 @@ def cells(folder: Path, task: str, sizes: tuple[str, ...] = ("1m", "3m")) -> tup
                 of_test = {f"score/{name}": share * v for name, v in reached.items()} if share else {}
                 file.write(json.dumps({"step": step, "loss/head_1": 1.0, **of_test}) + "\n")
         (path / "example.txt").write_text("1 + 1 <= 3\n")
-        made[place] = Cell(path, "d", label.n_future_tokens, label.seed, 5, 1000, 1e12, 60.0, 2.5, reached)
-    return GridConfig("small", ("conf=small",), task, "A task.", labels, trained_to=2, guessing=0.5), made
+        items = dict.fromkeys(reached, 500)
+        flops = 1e12 * label.n_future_tokens
+        made[place] = Cell(path, "d", label.n_future_tokens, label.seed, 5, 1000, flops, 60.0, 2.5, reached, items)
+    figure = {"induction": "Figure 7", "polynomial": "Figure 8"}.get(task, "")
+    return GridConfig("small", ("conf=small",), task, "A task.", labels, 2, 0.5, figure), made
 
 
 @pytest.mark.parametrize("task", NAMED_BY_TASK)
@@ -59,6 +62,7 @@ def test_the_summary_is_means_and_student_s_intervals_over_seeds(task: str, tmp_
         values = [value(row["n_future_tokens"], seed) for seed in SEEDS]
         low, high = stats.t.interval(CONFIDENCE, 2, sum(values) / 3, stats.sem(values))
         assert (row["mean"], row["low"], row["high"]) == pytest.approx((sum(values) / 3, low, high))
+        assert (row["items"], row["flops_over_n1"]) == (500, row["n_future_tokens"])
         gain = row["difference_to_n1"]
         if row["n_future_tokens"] == 1:
             assert (gain, row["verdict"]) == (None, None)

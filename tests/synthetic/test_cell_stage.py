@@ -87,6 +87,7 @@ def test_a_killed_cell_goes_on_to_the_same_bits(
             train_cell(CONFIG, run)
     assert lines(run)[-1]["step"] == 30
     cell = train_cell(CONFIG, run)
+    assert cell.overhead_seconds > 0
     assert (cell.digest, cell.metrics) == (undisturbed[0].digest, undisturbed[0].metrics)
     assert told(run) == told(undisturbed[1])
 
@@ -99,3 +100,10 @@ def test_seeds_differ_in_weights_and_data_and_share_the_test(
     assert cell.digest != undisturbed[0].digest
     one, two = (batches.TaskBatches(Polynomials(TASK), c.training, 2, torch.device("cpu")) for c in (CONFIG, other))
     assert not torch.equal(one.batch(0)[0], two.batch(0)[0])
+
+
+def test_another_test_of_the_same_weights_is_another_result(undisturbed: tuple[Cell, StageRun], tmp_path: Path) -> None:
+    """What reads a cell must not take it for the other: it is told apart by its digest."""
+    cell = train_cell(replace(CONFIG, test_items=5), StageRun.local(tmp_path, EXECUTION))
+    assert cell.items == {"accuracy/m1": 5, "accuracy/m2": 5}
+    assert cell.digest != undisturbed[0].digest

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.artifacts import Corpus, Shards
+from components.artifacts import Corpus, Shards, Tokenizer
 from components.corpus.blocks import in_process
 from components.corpus.collect import collect_corpus
 from components.corpus.config import CorpusConfig
@@ -21,10 +21,11 @@ from components.model.config import ModelConfig
 from components.model.weights import load_model
 from components.shards.pack import pack
 from components.shards.reader import TokenReader
-from components.synthetic.config import TextCellConfig, TextConfig
+from components.synthetic.config import StoriesConfig, TextCellConfig, TextConfig
 from components.synthetic.examples import Scored
-from components.synthetic.stage import train_text_cell
-from components.synthetic.stories import Words, stories_test
+from components.synthetic.score import score
+from components.synthetic.stage import make_stories, train_text_cell
+from components.synthetic.stories import Words, read_stories, renamed_stories, write_stories
 from components.tokenizer.codec import Codec, load_tokenizer
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.train import train_sentencepiece
@@ -58,6 +59,7 @@ def story(draw: random.Random) -> str:
 class World:
     corpus: Corpus
     shards: Shards
+    tokenizer: Tokenizer
     codec: Codec
 
 
@@ -83,7 +85,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     (out["tokenizer"] / "tokenizer.json").write_text(json.dumps(facts))
     packed = pack(out["corpus"], out["tokenizer"], out["shards"], 10_000, in_process, quiet)
     shards = Shards(out["shards"], packed.digest, 400, packed.tokens, packed.documents, packed.text_bytes)
-    return World(corpus, shards, load_tokenizer(out["tokenizer"]))
+    tokenizer = Tokenizer(out["tokenizer"], "d", "sentencepiece", 400, 1.0, 0, 0)
+    return World(corpus, shards, tokenizer, load_tokenizer(tokenizer.path))
 
 
 def texts(draw: random.Random, count: int) -> list[str]:
@@ -95,14 +98,15 @@ def test_names_are_words_that_are_capitals_amid_sentences(world: World) -> None:
     assert {word for word in known.every if word[0].isupper() and known.is_name(word)} == {*NAMES}
 
 
-def made(world: World, count: int = 40) -> tuple[list[Scored], list[str], list[str]]:
+def made(world: World, folder: Path, count: int = 40) -> tuple[Scored, list[str], list[str]]:
     written = texts(random.Random(3), count)
-    parts, stories = stories_test(written, Words.of(written), world.codec, count, 10_000)
-    return parts, stories, written
+    stories = renamed_stories(written, Words.of(written), world.codec, count)
+    write_stories(stories, folder)
+    return read_stories(folder, 10_000), [story.text for story in stories], written
 
 
-def test_every_name_is_replaced_throughout_by_one_that_no_text_has(world: World) -> None:
-    _, stories, written = made(world)
+def test_every_name_is_replaced_throughout_by_one_that_no_text_has(world: World, tmp_path: Path) -> None:
+    _, stories, written = made(world, tmp_path)
     assert len(stories) == len(written)
     for new, old in zip(stories, written, strict=True):
         renamed: dict[str, str] = {}
@@ -115,8 +119,8 @@ def test_every_name_is_replaced_throughout_by_one_that_no_text_has(world: World)
         assert len({*renamed.values()}) == len(renamed)
 
 
-def test_counted_are_second_tokens_of_made_up_names_from_their_second_time_on(world: World) -> None:
-    (part,), stories, written = made(world)
+def test_counted_are_second_tokens_of_made_up_names_from_their_second_time_on(world: World, tmp_path: Path) -> None:
+    part, stories, written = made(world, tmp_path)
     codec, examples = world.codec, part.examples
     for row, (new, old) in enumerate(zip(stories, written, strict=True)):
         tokens = examples.tokens_EL[row, : examples.length_E[row]].tolist()
@@ -132,9 +136,9 @@ def test_counted_are_second_tokens_of_made_up_names_from_their_second_time_on(wo
         assert np.flatnonzero(examples.counted_EL[row]).tolist() == wanted
 
 
-def test_who_copies_is_right_and_who_knows_old_names_is_not(world: World) -> None:
+def test_who_copies_is_right_and_who_knows_old_names_is_not(world: World, tmp_path: Path) -> None:
     """The copier says what followed the same token earlier in the story; the other what mostly follows it in texts."""
-    (part,), _, _ = made(world)
+    part, _, _ = made(world, tmp_path)
     followers: dict[int, dict[int, int]] = {}
     for text in texts(random.Random(4), 400):
         ids = world.codec.encode(text)
@@ -146,8 +150,8 @@ def test_who_copies_is_right_and_who_knows_old_names_is_not(world: World) -> Non
         tokens = part.examples.tokens_EL[row].tolist()
         for place in np.flatnonzero(part.examples.counted_EL[row]).tolist():
             first, second = tokens[place - 1], tokens[place]
-            earlier = [tokens[i + 1] for i in range(place - 1) if tokens[i] == first]
-            copied += second in earlier
+            earlier = {tokens[i + 1] for i in range(place - 1) if tokens[i] == first}
+            copied += earlier == {second}
             of = followers.get(first)
             knew += of is not None and max(of, key=of.__getitem__) == second
             total += 1
@@ -161,13 +165,13 @@ def test_a_tokenizer_that_cannot_spell_a_name_in_two_is_refused(world: World) ->
 
     written = texts(random.Random(3), 5)
     with pytest.raises(ValueError, match="names of two tokens cannot be made up: the tokenizer has"):
-        stories_test(written, Words.of(written), BytesCodec(), 5, 100)
+        renamed_stories(written, Words.of(written), BytesCodec(), 5)
 
 
 def test_texts_without_names_are_refused(world: World) -> None:
     written = ["the cat sat on the mat. the dog ran."] * 3
     with pytest.raises(ValueError, match="no story of the test split has a name"):
-        stories_test(written, Words.of(written), world.codec, 5, 100)
+        renamed_stories(written, Words.of(written), world.codec, 5)
 
 
 def test_a_cell_on_text_measures_what_evaluation_and_a_plain_forward_do(world: World, tmp_path: Path) -> None:
@@ -177,7 +181,10 @@ def test_a_cell_on_text_measures_what_evaluation_and_a_plain_forward_do(world: W
     training = TrainingConfig(steps=30, batch_tokens=512, context_length=64, learning_rate=5e-3, warmup_steps=5)
     config = TextCellConfig(TextConfig(heldout_tokens=640, stories=10), model, training, look_every=10)
     run = StageRun.local(tmp_path, TrainingExecution(checkpoint_every=10))
-    cell = train_text_cell(config, world.shards, world.corpus, run)
+    telling = StageRun.local(tmp_path / "stories")
+    stories = make_stories(StoriesConfig(100, None), world.corpus, world.tokenizer, telling)
+    assert f"only {stories.stories} stories" in (telling.directory / "warnings.jsonl").read_text()
+    cell = train_text_cell(config, world.shards, (stories,), run)
 
     trained, reader = load_model(cell.path), TokenReader(world.shards.path, "test")
     starts = window_starts(world.shards.tokens["test"], 64, 2, 640)
@@ -187,7 +194,9 @@ def test_a_cell_on_text_measures_what_evaluation_and_a_plain_forward_do(world: W
     for sums in score_windows(trained, window, starts, 64, 4, lengths):  # noqa: B007
         pass
     assert cell.metrics["bits_per_byte"] == pytest.approx(sums.bits_per_byte(), rel=1e-5)
-    assert 0 <= cell.metrics["accuracy"] <= 1
+    told = read_stories(stories.path, 64)
+    assert cell.metrics["accuracy"] == score(trained, [told], torch.float32)["accuracy"]
+    assert cell.items == {"bits_per_byte": 640, "accuracy": told.items}
     assert (cell.tokens, cell.parameters) == (30 * 512, model.n_parameters())
     assert len((cell.path / "example.txt").read_text()) > 100
     lines = [json.loads(line) for line in (cell.path / "metrics.jsonl").read_text().splitlines()]
@@ -196,4 +205,4 @@ def test_a_cell_on_text_measures_what_evaluation_and_a_plain_forward_do(world: W
 
     wrong = replace(config, model=replace(model, vocabulary_size=7))
     with pytest.raises(ValueError, match="vocabulary_size is 7, but the shards were written with 400 symbols"):
-        train_text_cell(wrong, world.shards, world.corpus, StageRun.local(tmp_path / "wrong"))
+        train_text_cell(wrong, world.shards, (), StageRun.local(tmp_path / "wrong"))

@@ -20,7 +20,7 @@ TOO_LOW: list[tuple[type, str, int]] = [
     (PolynomialConfig, "p", 2),
     (PolynomialConfig, "d", 1),
     (PolynomialConfig, "operations", 1),
-    (PolynomialConfig, "test_operations", 1),
+    (PolynomialConfig, "test_operations", 5),
     (PolynomialConfig, "pauses", 0),
     (PathStarConfig, "arms", 2),
     (PathStarConfig, "edges", 2),
