@@ -187,7 +187,7 @@ def test_in_training_all_tokens_count_or_the_answer_alone(answer_only: bool) -> 
 
 
 def test_in_the_test_the_answer_alone_counts_and_only_as_a_whole() -> None:
-    for part in Polynomials(PolynomialConfig(p=5, d=3, pauses=2, test_operations=3)).test(50):
+    for part in Polynomials(PolynomialConfig(p=5, d=3, operations=2, pauses=2, test_operations=3)).test(50):
         assert part.whole
         for tokens, counted in zip(written(part.examples), part.examples.counted_EL, strict=True):
             equals = words_of(tokens, 5).index("=")
