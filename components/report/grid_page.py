@@ -173,8 +173,8 @@ def _verdicts(rows: Sequence[Row]) -> str:
             if row.difference
         ]
         if each:
-            said.append(f"{words} n = 1 {', '.join(each)}")
-    return f"{'; '.join(said)} by {of.words}"
+            said.append(f"{words} n = 1 {' and '.join(each)}")
+    return "; ".join(said) + (f" by {of.words}" if of.words != "right" else "")
 
 
 def _looks_ahead(grid: Grid) -> Iterator[str]:
