@@ -14,7 +14,7 @@ from components.shards.config import MAX_LOOKAHEAD, ShardsConfig
 from components.synthetic.config import InductionConfig, PathStarConfig, PolynomialConfig, TaskConfig, TextConfig
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import Curriculum, PretrainConfig, TrainingConfig
-from pipelines.recipe import ClusterSettings, Size
+from pipelines.recipe import ClusterSettings, Size, faults_of_names
 
 TaskName = Literal["induction", "polynomial", "path_star", "text"]
 
@@ -147,14 +147,10 @@ class Experiment:
             yield f"text.stories_of is {self.text.stories_of!r}; corpus.mixture has {there}: give one of its parts"
 
     def _faults_of_names(self) -> Iterator[str]:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
-            yield f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only"
-        for what in ("sizes", "schedules"):
-            for name in getattr(self, what):
-                if not re.fullmatch(r"[A-Za-z0-9]\w*", name):
-                    yield f"{what} has {name!r}; such a name is part of stages' names: letters, digits and '_' only"
-                if what == "schedules" and re.fullmatch(r"n\d+", name):
-                    yield f"schedules has {name!r}, which is what a plain one of future_tokens is called"
+        yield from faults_of_names(self.name, sizes=self.sizes, schedules=self.schedules)
+        for name in self.schedules:
+            if re.fullmatch(r"n\d+", name):
+                yield f"schedules has {name!r}, which is what a plain one of future_tokens is called"
 
     def _faults_of_cells(self) -> Iterator[str]:
         longest = 0 if isinstance(self.definition, TextConfig) else self.definition.longest

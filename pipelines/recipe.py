@@ -5,7 +5,7 @@ Plain frozen dataclasses are the truth; YAML in `conf/` and the command line onl
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -62,6 +62,16 @@ class ClusterSettings:
             raise ValueError("\n".join(faults))
 
 
+def faults_of_names(name: str, **parts: Iterable[str]) -> Iterator[str]:
+    """What is wrong with a recipe's name, and with those of parts of it, by the field that has them."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        yield f"name is {name!r}; it names a folder: letters, digits, '_', '-' and '.' only"
+    for field_, names in parts.items():
+        for part in names:
+            if not re.fullmatch(r"[A-Za-z0-9]\w*", part):
+                yield f"{field_} has {part!r}; such a name is part of stages' names: letters, digits and '_' only"
+
+
 @dataclass(frozen=True)
 class Size:
     """One size of a scaling study (paper 3.1)."""
@@ -112,11 +122,7 @@ class Recipe:
             raise ValueError("\n".join(faults))
 
     def _faults_of_names(self) -> Iterator[str]:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name):
-            yield f"name is {self.name!r}; it names a folder: letters, digits, '_', '-' and '.' only"
-        for name in self.sizes:
-            if not re.fullmatch(r"[A-Za-z0-9]\w*", name):
-                yield f"sizes has {name!r}; a size's name is part of stages' names: letters, digits and '_' only"
+        yield from faults_of_names(self.name, sizes=self.sizes)
         if self.sizes and (self.model, self.training) != (ModelConfig(), TrainingConfig()):
             yield (
                 f"model or training is given beside sizes, which have their own ({', '.join(self.sizes)}): "

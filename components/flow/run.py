@@ -67,7 +67,7 @@ class RunSettings:
     """What the plan was reckoned on; None: what is short shows when it runs."""
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Tags of its MLflow run, such as the sweep that it belongs to."""
-    so_far: "SoFar | None" = None
+    so_far: SoFar | None = None
     """Told of the results at the beginning, and whenever one is added."""
 
 

@@ -271,6 +271,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 
 def package_versions() -> Iterator[tuple[str, str]]:
+    """The installed packages that results depend on, with their versions."""
     for package in PACKAGES:
         try:
             yield package, version(package)

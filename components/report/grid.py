@@ -48,8 +48,6 @@ class Row:
     schedule: str
     n: int
     metric: str
-    values: Mapping[int, float]
-    """By seed."""
     mean: Estimate
     difference: Estimate | None
     """To plain n = 1 of the size, seed by seed; None without it, and for itself."""
@@ -133,7 +131,7 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 cell, one = grid.of(size, way)[0].cell, grid.of(size, ("", 1))
                 flops = cell.flops / one[0].cell.flops if one else math.nan
                 items = cell.items.get(metric, 0)
-                yield Row(size, *way, metric, values, made, difference, found, items, flops)
+                yield Row(size, *way, metric, made, difference, found, items, flops)
 
 
 def _by_seed(trained: Sequence[Trained], metric: str) -> dict[int, float]:

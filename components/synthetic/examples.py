@@ -70,9 +70,6 @@ class Task(Protocol):
     """Examples without end, and a test that training never sees."""
 
     @property
-    def vocabulary_size(self) -> int: ...
-
-    @property
     def longest(self) -> int:
         """Most tokens of an example of training."""
 
@@ -89,6 +86,21 @@ class Task(Protocol):
 def randomness(seed: int, purpose: int, step: int = 0) -> np.random.Generator:
     """A generator for (seed, purpose, step) alone."""
     return np.random.default_rng((purpose, step, seed))  # a long seed last: numpy cuts numbers into words
+
+
+def different(draw: Callable[[], Examples], count: int) -> Examples:
+    """Different examples out of draws: so many, or until three draws in a row bring no more."""
+    found, barren = _once(draw()), 0
+    while len(found) < count and barren < 3:
+        known, found = len(found), _once(Examples.joined([found, draw()]))
+        barren = barren + 1 if len(found) == known else 0
+    return found.take(np.arange(min(count, len(found))))
+
+
+def _once(examples: Examples) -> Examples:
+    """Each where it stands first."""
+    _, first_E = np.unique(examples.tokens_EL, axis=0, return_index=True)
+    return examples.take(np.sort(first_E))
 
 
 def packed(examples: Examples, rows: int, length: int) -> tuple[Array, Array, Array]:

@@ -40,10 +40,6 @@ class Induction:
         self.chance_F = random.dirichlet(np.full(config.successors, 1.0))
 
     @property
-    def vocabulary_size(self) -> int:
-        return self.config.vocabulary_size
-
-    @property
     def longest(self) -> int:
         return self.config.longest
 

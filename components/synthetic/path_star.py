@@ -6,7 +6,7 @@ Shape suffixes: E examples, A arms, P edges of an arm, L tokens.
 import numpy as np
 
 from components.synthetic.config import PathStarConfig
-from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, randomness
+from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, different, randomness
 
 TEST_SHARE = 10
 """One graph in so many, by its hash, belongs to the test and never to training."""
@@ -19,10 +19,6 @@ class PathStar:
         self.config = config
 
     @property
-    def vocabulary_size(self) -> int:
-        return self.config.vocabulary_size
-
-    @property
     def longest(self) -> int:
         return self.config.longest
 
@@ -32,7 +28,10 @@ class PathStar:
     def test(self, items: int) -> list[Scored]:
         """The whole path, as greedy decoding gives it; its first node, which takes looking ahead; the others, which
         follow from the node before."""
-        graphs = self._different(randomness(0, TEST), items)
+        random, draws = randomness(0, TEST), TEST_SHARE * max(16, items)
+        graphs = different(lambda: self._examples(self._graphs(random, draws, of_test=True)), items)
+        if not len(graphs):
+            raise ValueError(f"nodes is {self.config.nodes}: too few graphs to keep some for a test; give more")
         first_EL, path_EL = np.zeros_like(graphs.counted_EL), np.zeros_like(graphs.counted_EL)
         path_EL[:, -self.config.edges :] = True
         first_EL[:, -self.config.edges] = True
@@ -59,20 +58,6 @@ class PathStar:
         while sum(map(len, found)) < count:
             found.append(self._graphs(random, max(16, 2 * count), of_test=False))
         return self._examples(np.concatenate(found)[:count])
-
-    def _different(self, random: np.random.Generator, count: int) -> Examples:
-        """Different ones of the test: so many, or until no more turn up."""
-        tokens_EL, barren = np.zeros((0, self.longest), np.int64), 0
-        while len(tokens_EL) < count and barren < 3:
-            known = len(tokens_EL)
-            drawn_EL = self._graphs(random, TEST_SHARE * max(16, count), of_test=True)
-            together_EL = np.concatenate((tokens_EL, drawn_EL))
-            _, first_E = np.unique(together_EL, axis=0, return_index=True)
-            tokens_EL = together_EL[np.sort(first_E)]
-            barren = barren + 1 if len(tokens_EL) == known else 0
-        if not len(tokens_EL):
-            raise ValueError(f"nodes is {self.config.nodes}: too few graphs to keep some for a test; give more")
-        return self._examples(tokens_EL[:count])
 
     def _examples(self, tokens_EL: Array) -> Examples:
         counted_EL = np.ones(tokens_EL.shape, bool)

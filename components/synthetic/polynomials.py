@@ -6,12 +6,12 @@ Shape suffixes: E expressions, N nodes of the largest (operators and operands, i
 coefficients from the constant upwards, S symbols of the longest, L tokens of the longest.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from components.synthetic.config import PolynomialConfig
-from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, enough, randomness
+from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, different, enough, randomness
 
 NEGATE, ADD, MULTIPLY, COMPOSE = range(4)
 SYMBOLS = "-+*@()~=;"
@@ -134,10 +134,6 @@ class Polynomials:
         self.config = config
 
     @property
-    def vocabulary_size(self) -> int:
-        return self.config.vocabulary_size
-
-    @property
     def longest(self) -> int:
         return self.config.longest
 
@@ -167,21 +163,9 @@ class Polynomials:
         return "\n".join(self.text(few.tokens_EL[e, : few.length_E[e]]) for e in range(4))
 
     def _test_of(self, operations: int, items: int) -> Examples:
-        """Different expressions: until there are so many, or no more turn up."""
-        random = randomness(operations, TEST)
-        found: list[Examples] = []
-        seen: Array = np.zeros(0, np.uint64)
-        barren = 0
-        while len(seen) < items and barren < 3:
-            drawn = self._drawn(random, np.full(4 * TEST_SHARE * items, operations), of_test=True)
-            hash_E, first_E = np.unique(self._hash(drawn), return_index=True)
-            new = first_E[~np.isin(hash_E, seen)]
-            barren = 0 if len(new) else barren + 1
-            found.append(drawn.take(np.sort(new)))
-            seen = np.concatenate((seen, self._hash(found[-1])))
-        every = Examples.joined(found)
-        counted_EL = self._answers(every.tokens_EL, every.length_E)
-        return Examples(every.tokens_EL, every.length_E, counted_EL).take(np.arange(min(items, len(every))))
+        random, draws = randomness(operations, TEST), np.full(4 * TEST_SHARE * items, operations)
+        found = different(lambda: self._drawn(random, draws, of_test=True), items)
+        return replace(found, counted_EL=self._answers(found.tokens_EL, found.length_E))
 
     def _drawn(self, random: np.random.Generator, operations_E: Array, of_test: bool) -> Examples:
         """Examples of these numbers of operations, without those that belong to the other side."""

@@ -22,8 +22,6 @@ CPU = torch.device("cpu")
 class Numbered:
     """Examples of 1 to `longest` tokens that are numbered from 1 on throughout a step; two of three count."""
 
-    vocabulary_size = 10**9
-
     def __init__(self, longest: int) -> None:
         self.longest = longest
 

@@ -53,7 +53,7 @@ def test_there_are_as_many_tokens_as_asked_and_no_example_is_longer_than_the_lon
         inside = np.arange(examples.tokens_EL.shape[1]) < examples.length_E[:, None]
         assert not examples.tokens_EL[~inside].any(), "zeros behind an example's end"
         assert not examples.counted_EL[~inside].any()
-        assert 0 <= examples.tokens_EL.min() <= examples.tokens_EL.max() < task.vocabulary_size
+        assert 0 <= examples.tokens_EL.min() <= examples.tokens_EL.max() < task.config.vocabulary_size
 
 
 @pytest.mark.parametrize("name", TASKS)
