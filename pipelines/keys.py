@@ -82,6 +82,8 @@ class Program(Generic[R]):
         near += [p for p in difflib.get_close_matches(rest, every, 3, 0.7) if p not in near]
         near += [p for p in every if p.rpartition(".")[2] == leaf and p not in near]
         near, siblings = [named + p for p in near], [named + p for p in siblings]
+        if not named:  # a key of every size, given at the top
+            near = [f"{of}.NAME.{path}" for of in self.named if path in self._candidates(f"{of}.NAME.")] + near
         hint = ""
         if near or siblings:
             hint = f"; did you mean {' or '.join(near[:3])}?" if near else f"; there are {', '.join(siblings)}"

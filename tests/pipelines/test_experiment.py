@@ -98,6 +98,12 @@ def test_a_field_of_a_schedule_can_be_given() -> None:
     ]
 
 
+def test_what_belongs_to_every_size_is_named_there() -> None:
+    assert faults("conf=path_star", "training.steps=5") == [
+        "training.steps: no such key; did you mean sizes.NAME.training.steps?"
+    ]
+
+
 def test_what_cannot_be_is_said_before_anything_runs() -> None:
     assert faults("conf=polynomial_small", "polynomial.p=6", "polynomial.d=0") == [
         "polynomial.d is 0; it must be at least 1",
