@@ -14,8 +14,9 @@ from components.synthetic.config import InductionConfig, PathStarConfig, Polynom
 from components.synthetic.examples import Scored
 from components.synthetic.score import score
 from components.synthetic.tasks import task_of
-from components.training.config import TrainingConfig
+from components.training.config import TrainingConfig, TrainingExecution
 from components.training.loop import TrainState, train_step
+from components.training.worker import make_state
 
 RING = PolynomialConfig(p=3, d=2, operations=1, test_operations=3, pauses=1, answer_only=True)
 STAR = PathStarConfig(2, 2, 9, answer_only=False)
@@ -151,3 +152,16 @@ def test_one_wrong_token_of_an_answer_makes_it_wrong_as_a_whole(
     counted_EL[rows, last_E] = False
     up_to_there = score(model, [Scored("before", type(of)(of.tokens_EL, of.length_E, counted_EL), True)], torch.float32)
     assert total == pytest.approx(up_to_there["before"], abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_scoring_compiles_nothing_for_the_shapes_of_a_test(
+    trained: tuple[MultiTokenTransformer, Sequence[Scored]],
+) -> None:
+    model, test = trained
+    plain = score(model, test, torch.float32)
+    compiled = make_state(model.config, TrainingConfig(), TrainingExecution(compile=True), torch.device("cpu")).model
+    compiled.load_state_dict(model.state_dict())
+    torch._dynamo.utils.counters.clear()
+    assert score(compiled, test, torch.float32) == plain
+    assert not torch._dynamo.utils.counters["frames"]

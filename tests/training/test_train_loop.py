@@ -159,3 +159,12 @@ def test_more_workers_than_sequences_are_refused(shards: Shards, tmp_path: Path)
     run = with_execution(StageRun.local(tmp_path, EXECUTION), workers=9)
     with pytest.raises(ValueError, match="workers is 9, but a step has 8 sequences"):
         pretrain(CONFIG, shards, run)
+
+
+def test_compiling_without_a_compiler_says_how_to_do_without(
+    shards: Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    run = StageRun.local(tmp_path, replace(EXECUTION, compile=True))
+    with pytest.raises(FileNotFoundError, match=r"there is no no-such-compiler: .* cluster\.training\.compile=false"):
+        pretrain(CONFIG, shards, run)
