@@ -10,12 +10,13 @@ from components.flow.fit import misfits
 from components.flow.plan import make_plan
 from components.flow.store import Store
 from components.model.config import ModelConfig
+from components.synthetic.config import PolynomialConfig, TextConfig
 from components.training.config import TrainingConfig
 from pipelines.compose import compose
 from pipelines.full import full
 from pipelines.jobs import capacity_of
 from pipelines.keys import groups
-from pipelines.programs import FULL
+from pipelines.programs import FULL, SYNTHETIC
 from pipelines.recipe import Recipe
 
 VOCABULARY = 32_000
@@ -98,6 +99,13 @@ STUDY = {
     "3b": "scaling_300m_to_3b",
     "7b": "scaling_7b",
     "13b": "scaling_13b",
+}
+# Sections 4.1, 4.2 and Appendix J: training, sizes, n; of polynomials p, d, and the most operations in training and test.
+EXPERIMENTS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], tuple[int, ...]]] = {
+    "induction": ("induction", ("1m", "3m", "10m", "30m", "100m", "300m", "1b"), (1, 2), ()),
+    "induction_books": ("induction_books", ("1m", "3m", "10m", "30m", "100m", "300m", "1b"), (1, 2), ()),
+    "polynomial_30m": ("arithmetic_30m", ("30m",), (1, 2, 4), (7, 5, 5, 10)),
+    "polynomial_100m": ("arithmetic_100m", ("100m",), (1, 2, 4), (7, 5, 5, 10)),
 }
 
 
@@ -184,6 +192,27 @@ def test_the_scaling_study_is_six_sizes_of_three_n() -> None:
         check_training(recipe.sizes[size].training, TRAININGS[training])
         for n in recipe.future_tokens:
             check_model(recipe.model_for(n, size), size)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_its_sizes_and_n_with_its_row_and_two_seeds(name: str) -> None:
+    training, sizes, numbers, ring = EXPERIMENTS[name]
+    recipe, _ = compose([f"conf={name}"], SYNTHETIC)
+    assert (recipe.future_tokens, len(recipe.seeds), recipe.schedules) == (numbers, 2, {})
+    assert tuple(recipe.sizes) == sizes
+    cells = list(recipe.cells())
+    assert len(cells) == len(sizes) * len(numbers) * 2
+    for cell in cells:
+        check_training(cell.training, TRAININGS[training])
+        check_model(cell.model, f"synthetic_{cell.size}")
+    task = recipe.definition
+    if isinstance(task, PolynomialConfig):
+        assert (task.p, task.d, task.operations, task.test_operations) == ring
+        assert recipe.test_items == 2000
+    else:
+        assert isinstance(task, TextConfig)
+        assert task.stories == 100
+        assert recipe.tokenizer.size == VOCABULARY
 
 
 @pytest.mark.parametrize("name", ["heads_7b", "heads_small"])
