@@ -100,7 +100,7 @@ STUDY = {
     "7b": "scaling_7b",
     "13b": "scaling_13b",
 }
-# Sections 4.1, 4.2 and Appendix J: training, sizes, n; of polynomials p, d, and the most operations in training and test.
+# Sections 4.1, 4.2 and Appendix J: training, sizes, n; of polynomials p, d, most operations in training and in test.
 EXPERIMENTS: dict[str, tuple[str, tuple[str, ...], tuple[int, ...], tuple[int, ...]]] = {
     "induction": ("induction", ("1m", "3m", "10m", "30m", "100m", "300m", "1b"), (1, 2), ()),
     "induction_books": ("induction_books", ("1m", "3m", "10m", "30m", "100m", "300m", "1b"), (1, 2), ()),
