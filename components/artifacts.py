@@ -237,13 +237,15 @@ class Cell:
     parameters: int
     """All, embeddings included."""
     tokens: int
-    """Tokens seen in training."""
+    """Positions trained on, what fills a row behind its last example included."""
     flops: float
     """Of training, by counting."""
     seconds: float
-    """Time in training steps, over all attempts; the test and start-up aside."""
+    """Time in training steps, over all attempts, that in which steps are compiled included; the test and start-up
+    aside."""
     overhead_seconds: float
-    """From the stage's start to its end what was neither in training steps nor in the test; of the last attempt."""
+    """From the stage's start to its end what was neither in training steps nor in the test: imports where the process
+    is a new one, checkpoints, files; of the last attempt."""
     metrics: Mapping[str, float]
     """The test at the end of training, by name."""
     items: Mapping[str, int]

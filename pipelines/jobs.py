@@ -85,6 +85,12 @@ def plan_job(way: Way[R], job: Job[R], made: Collection[str] = ()) -> tuple[Plan
     return make_plan(graph, Store(job.workspace), options.reuse, options.only, made, capacity), capacity
 
 
+def problems_here(plan: Plan, recipe: AnyRecipe) -> list[str]:
+    """What this machine lacks to run a plan by itself."""
+    fault = recipe.cluster.training.lacks_compiler if plan.to_run() and not recipe.cluster.address else None
+    return [fault] if fault else []
+
+
 def run_job(
     way: Way[R], job: Job[R], plan: Plan, capacity: Capacity, console: Console, tags: Mapping[str, str]
 ) -> Outcome:
@@ -103,6 +109,8 @@ def run_job(
         tags=tags,
         so_far=way.so_far(Graph(tuple(row.node for row in plan.nodes)), store) if way.so_far else None,
     )
+    if problems := problems_here(plan, recipe):
+        raise Refused("\n".join(problems))
     return run_plan(plan, store, settings, console)
 
 
@@ -118,7 +126,7 @@ def run(way: Way[R], job: Job[R]) -> int:
     console.print(f"[bold]{recipe.name}[/]: {way.words(recipe)}, in {job.workspace}")
     console.print(plan_table(plan, capacity, console.width))
     if options.plan:
-        say_problems(console, blockers(plan, capacity))
+        say_problems(console, [*blockers(plan, capacity), *problems_here(plan, recipe)])
         if options.plan == "simulate":
             try:
                 console.print("", simulated_table([plan], capacity, console.width))

@@ -113,7 +113,9 @@ def _report_config(experiment: Experiment, overrides: tuple[str, ...], planned: 
 def _paper_of(task: TaskConfig | TextConfig) -> str:
     """The figure of the paper that a grid stands beside, where it has one."""
     if isinstance(task, PolynomialConfig):
-        return "Figure 8" if not task.pauses else ""
+        ring = PolynomialConfig(p=7, d=5, operations=5)
+        own = (task.p, task.d, task.operations, task.pauses) == (ring.p, ring.d, ring.operations, ring.pauses)
+        return "Figure 8" if own else ""
     if isinstance(task, TextConfig):
         return "" if not task.stories else "Figure S14" if task.stories_of else "Figure 7"
     return "Figure 7" if isinstance(task, InductionConfig) else ""
@@ -123,7 +125,7 @@ def so_far(graph: Graph, store: Store) -> SoFar:
     """Writes the page of the cells that are there, and takes it away once the whole one is."""
     report: Node[Any] | None = next((node for node in graph.nodes if node.name == REPORT), None)
 
-    def write(directory: Path, manifests: Mapping[str, Manifest]) -> None:
+    def write(directory: Path, manifests: Mapping[str, Manifest], ended: bool) -> None:
         folder = directory / SO_FAR
         if report is None or REPORT in manifests:
             shutil.rmtree(folder, ignore_errors=True)
@@ -135,7 +137,7 @@ def so_far(graph: Graph, store: Store) -> SoFar:
         }
         if cells:
             folder.mkdir(exist_ok=True)
-            write_grid(folder, report.config, cells, time.time(), "")
+            write_grid(folder, report.config, cells, time.time(), "", ended=ended)
 
     return write
 

@@ -37,8 +37,9 @@ from components.flow.store import Manifest, Store, provenance
 from components.flow.table import Row, RunTable
 from components.flow.tracking import Tracker, default_uri
 
-SoFar = Callable[[Path, Mapping[str, Manifest]], None]
-"""What is done with a run's folder and the results that there are, by node, while others are to come."""
+SoFar = Callable[[Path, Mapping[str, Manifest], bool], None]
+"""What is done with a run's folder and the results that there are, by node, while others are to come; the last is
+whether the run ended without them."""
 POLL_SECONDS = 0.5
 FORWARD_SECONDS = 5.0
 
@@ -181,6 +182,8 @@ class _Invocation:
         finally:
             ray_cluster.stop()
             ray_cluster.sweep_leftovers(self.settings.workspace)
+            if status != "FINISHED":
+                self._say_so_far(ended=True)
             self._finish(status)
         page = self.tracker.page() if self.tracker else None
         uri = self.settings.tracking_uri or default_uri(self.settings.workspace)
@@ -412,11 +415,11 @@ class _Invocation:
         if self.tracker:
             self.tracker.finish_stage(node.name, "FAILED")
 
-    def _say_so_far(self) -> None:
+    def _say_so_far(self, ended: bool = False) -> None:
         """What is shown of a run in between must not end it."""
         if self.settings.so_far:
             try:
-                self.settings.so_far(self.directory, self.manifests)
+                self.settings.so_far(self.directory, self.manifests, ended)
             except Exception:
                 self.log.exception("what there is so far cannot be shown")
 

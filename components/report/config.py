@@ -50,7 +50,7 @@ class GridConfig:
     overrides: tuple[str, ...]
     """What was given on the command line; printed in the command that makes the page again."""
     task: str
-    """What was learned: `induction`, `polynomial`, `path_star`."""
+    """What was learned: `induction`, `polynomial`, `path_star`, `text`."""
     setting: str
     """The task in a sentence."""
     cells: tuple[CellLabel, ...]
@@ -60,4 +60,5 @@ class GridConfig:
     guessing: float | None = None
     """What guessing reaches, where it is more than nothing."""
     paper: str = ""
-    """The figure of the paper to stand beside: `Figure 7`, `Figure S14` or `Figure 8`; empty: none."""
+    """The figure of the paper that measured the same, to stand beside: `Figure 7`, `Figure S14` or `Figure 8`; empty:
+    none."""

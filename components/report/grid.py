@@ -1,4 +1,5 @@
-"""A grid of small trainings: estimates over seeds of everything that was measured, and differences to n = 1.
+"""A grid of small trainings: estimates over seeds of everything that was measured, and differences to n = 1, at equal
+tokens and, where there is an n = 1 that takes as many FLOPs, at these.
 
 Reads files, writes none.
 """
@@ -12,12 +13,16 @@ from typing import Any
 from components.artifacts import Cell
 from components.report import paper
 from components.report.config import CellLabel, GridConfig
-from components.report.intervals import Estimate, estimate, paired_difference
+from components.report.intervals import Estimate, binomial_tail, estimate, paired_difference
 
 CONFIDENCE = 0.9
 """Of the intervals over seeds."""
 SCORE = "score/"
 """What the test's metrics begin with in metrics.jsonl."""
+EQUAL_FLOPS = 0.01
+"""Two trainings whose FLOPs differ by less, relatively, count as equal in them."""
+BY_CHANCE = 0.001
+"""How seldom guessing gets as much right as a seed of which it is said that it does not guess."""
 
 
 def more_is_better(metric: str) -> bool:
@@ -51,6 +56,9 @@ class Row:
     mean: Estimate
     difference: Estimate | None
     """To plain n = 1 of the size, seed by seed; None without it, and for itself."""
+    at_equal_flops: tuple[str, Estimate] | None
+    """Of several heads, the schedule of one head that takes as many FLOPs (empty: plain n = 1), and the difference to
+    it; None where there is none."""
     paper: float | None
     """What the paper's figure has for it."""
     items: int
@@ -61,12 +69,17 @@ class Row:
     @property
     def verdict(self) -> str:
         """Whether it differs from n = 1, as far as the seeds tell."""
-        made = self.difference
-        if made is None or made.interval is None:
-            return ""
-        if made.zero_inside:
-            return "not told apart"
-        return "better" if (made.mean > 0) == more_is_better(self.metric) else "worse"
+        return verdict(self.difference, self.metric)
+
+
+def verdict(difference: Estimate | None, metric: str) -> str:
+    """What a difference comes to; empty without an interval. Seeds that differ by exactly as much tell nothing of how
+    others would."""
+    if difference is None or difference.interval is None:
+        return ""
+    if difference.zero_inside or not difference.half_width:
+        return "not told apart"
+    return "better" if (difference.mean > 0) == more_is_better(metric) else "worse"
 
 
 @dataclass(frozen=True)
@@ -131,7 +144,31 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 cell, one = grid.of(size, way)[0].cell, grid.of(size, ("", 1))
                 flops = cell.flops / one[0].cell.flops if one else math.nan
                 items = cell.items.get(metric, 0)
-                yield Row(size, *way, metric, made, difference, found, items, flops)
+                matched = _at_equal_flops(grid, size, way, metric)
+                yield Row(size, *way, metric, made, difference, matched, found, items, flops)
+
+
+def _at_equal_flops(grid: Grid, size: str, way: tuple[str, int], metric: str) -> tuple[str, Estimate] | None:
+    """The n = 1 that is nearest in FLOPs, if that is near enough, and the difference to it."""
+    own = grid.of(size, way)[0].cell.flops
+    others = {other: grid.of(size, other) for other in grid.ways if other[1] == 1 < way[1]}
+    apart = {other: abs(cells[0].cell.flops / own - 1) for other, cells in others.items() if cells}
+    nearest = min(apart, key=apart.__getitem__, default=None)
+    if nearest is None or apart[nearest] > EQUAL_FLOPS:
+        return None
+    values, base = _by_seed(grid.of(size, way), metric), _by_seed(others[nearest], metric)
+    difference = paired_difference(values, base, CONFIDENCE)
+    return (nearest[0], difference) if difference else None
+
+
+def told(grid: Grid, row: Row) -> list[float] | None:
+    """Values, by seed, of a metric that guessing gets right in part: those that guessing does not explain, which are
+    reached by less than one guesser in a thousand. None where there is nothing to guess."""
+    chance = grid.config.guessing
+    if chance is None or row.metric != "first_node":
+        return None
+    values = _by_seed(grid.of(row.size, (row.schedule, row.n)), row.metric).values()
+    return [v for v in values if binomial_tail(round(v * row.items), row.items, chance) < BY_CHANCE]
 
 
 def _by_seed(trained: Sequence[Trained], metric: str) -> dict[int, float]:
@@ -182,11 +219,10 @@ def _cell(task: str, of: Trained) -> dict[str, Any]:
 
 def _summary(task: str, row: Row) -> dict[str, Any]:
     low, high = row.mean.interval or (None, None)
-    made = row.difference
-    difference = None
-    if made:
-        edges = made.interval or (None, None)
-        difference = {"mean": made.mean, "low": edges[0], "high": edges[1], "seeds": made.seeds}
+    matched = None
+    if row.at_equal_flops:
+        schedule, difference = row.at_equal_flops
+        matched = {"schedule": schedule or None} | _difference(difference, row.metric)
     return {
         "task": task,
         "size": row.size,
@@ -199,10 +235,16 @@ def _summary(task: str, row: Row) -> dict[str, Any]:
         "seeds": row.mean.seeds,
         "items": row.items,
         "flops_over_n1": row.flops if math.isfinite(row.flops) else None,
-        "difference_to_n1": difference,
+        "difference_to_n1": _difference(row.difference, row.metric) if row.difference else None,
         "verdict": row.verdict or None,
+        "at_equal_flops": matched,
         "paper": row.paper,
     }
+
+
+def _difference(of: Estimate, metric: str) -> dict[str, Any]:
+    low, high = of.interval or (None, None)
+    return {"mean": of.mean, "low": low, "high": high, "seeds": of.seeds, "verdict": verdict(of, metric) or None}
 
 
 def headline(grid: Grid) -> dict[str, float]:

@@ -60,11 +60,12 @@ def _induction(grid: Grid) -> tuple[list[Markup], str]:
             _published(grid, n, [(sizes[name], 100 * by_n[n]) for name, by_n in published.items()]) for n in (1, 2)
         ]
         axes = Axes("parameters without embeddings", "% right", list(sizes.values()), None, 0, True, list(sizes))
-        figures.append(_figure("induction-paper", f"The paper, {grid.config.paper}, as read off it, %", theirs, axes))
+        figures.append(_figure("induction-paper", f"The paper, {grid.config.paper}, roughly, %", theirs, axes))
     words = (
         "Share of second tokens of names told right, from the second time on that a name occurs in a story, by the "
         "first choice of the next-token head. Names of the test are fresh pairs of tokens. Bars: 90 % intervals over "
-        "seeds. The paper trained on 26 billion tokens of real text; only the shape compares."
+        "seeds. The paper trained on 26 billion tokens of real text; only the shape compares, and its points are taken "
+        f"from descriptions of the figure. {paper.FROM_100M if grid.config.paper == 'Figure 7' else ''}"
     )
     return figures, words
 
@@ -121,18 +122,17 @@ def _polynomials(grid: Grid) -> tuple[list[Markup], str]:
         ]
         axes = Axes("operations m", "% right", list(map(float, operations)), None, 1)
         figures.append(_figure(f"polynomials-{size}", f"Here, {size}: answers right, %", lines, axes))
-    if grid.config.paper:
-        theirs = [
-            _published(
-                grid,
-                n,
-                [(float(m), 100 * sum(runs[n]) / len(runs[n])) for m, runs in paper.POLYNOMIALS.items()],
-                [(100 * min(runs[n]), 100 * max(runs[n])) for runs in paper.POLYNOMIALS.values()],
-            )
-            for n in (1, 2, 4)
-        ]
-        axes = Axes("operations m", "% right", [float(m) for m in paper.POLYNOMIALS], None, 0)
-        figures.append(_figure("polynomials-paper", "The paper, Figure 8, 100M models, two runs, %", theirs, axes))
+    theirs = [
+        _published(
+            grid,
+            n,
+            [(float(m), 100 * sum(runs[n]) / len(runs[n])) for m, runs in paper.POLYNOMIALS.items()],
+            [(100 * min(runs[n]), 100 * max(runs[n])) for runs in paper.POLYNOMIALS.values()],
+        )
+        for n in (1, 2, 4)
+    ]
+    axes = Axes("operations m", "% right", [float(m) for m in paper.POLYNOMIALS], None, 0)
+    figures.append(_figure("polynomials-paper", "The paper, Figure 8, 100M models, two runs, %", theirs, axes))
     words = (
         "An answer is right if all its coefficients are, decoded greedily. Training has up to "
         f"{grid.config.trained_to} operations; more are beyond it. Bars: here 90 % intervals over seeds, in the paper "
@@ -157,7 +157,16 @@ def _path_star(grid: Grid) -> tuple[list[Markup], str]:
                 }
                 rows = [(float(n), row) for n, way in ways.items() if (row := grid.row(size, way, metric))]
                 line = _line(grid, grid.ways[0], sorted(rows, key=lambda item: item[0]))
-                lines.append(Series(arrangement, line.points, f"var(--s{place + 1})", dots=True, spread=line.spread))
+                same = f"var(--s{place + 1})"
+                lines.append(Series(arrangement, line.points, same, dots=True))
+                for seed in sorted({t.label.seed for t in grid.trained}):
+                    of_seed = [
+                        (float(n), 100 * t.cell.metrics[metric])
+                        for n, way in sorted(ways.items())
+                        for t in grid.of(size, way)
+                        if t.label.seed == seed
+                    ]
+                    lines.append(Series("", of_seed, same, opacity=0.3))
             if metric == "first_node" and grid.config.guessing:
                 guess = 100 * grid.config.guessing
                 lines.append(Series("guessing", [(numbers[0], guess), (numbers[-1], guess)], "var(--s0)", dashed=True))
@@ -166,8 +175,8 @@ def _path_star(grid: Grid) -> tuple[list[Markup], str]:
             figures.append(_figure(f"path-star-{metric.replace('_', '-')}-{size}", words, lines, axes, 96))
     words = (
         "The first node takes knowing the path to its end; each later one follows from the edge at the node before. "
-        "Decoded greedily a whole path is right where both are. Bars: 90 % intervals over seeds. n = 1 is one model in "
-        "every arrangement."
+        "Decoded greedily a whole path is right where both are. Thick: means over seeds; thin: every seed, of which "
+        "one looks ahead or does not. n = 1 is one model in every arrangement."
     )
     return figures, words
 

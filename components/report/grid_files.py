@@ -19,8 +19,10 @@ def write_grid(
     now: float,
     machine: str,
     seconds: float | None = None,
+    ended: bool = False,
 ) -> Grid:
-    """`index.html` and `results.json` in `directory`. `cells`: those that there are, by their place in the config."""
+    """`index.html` and `results.json` in `directory`. `cells`: those that there are, by their place in the config;
+    `ended`: whether the run is over without the others."""
     grid = gather(config, cells)
     example = next(iter(cells.values())).path / "example.txt" if cells else None
     made = Made(
@@ -29,6 +31,7 @@ def write_grid(
         versions=dict(package_versions()),
         commit=code_commit(),
         seconds=seconds,
+        ended=ended,
         example=example.read_text(encoding="utf-8").strip() if example and example.is_file() else "",
     )
     numbers = results(grid) | {

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report.grid import CONFIDENCE, Grid, Row, Trained, main_metric, more_is_better
+from components.report.grid import CONFIDENCE, Grid, Row, Trained, main_metric, more_is_better, told, verdict
 from components.report.grid_figures import over_training, result
 from components.report.grid_words import named, shown
 from components.report.markup import (
@@ -47,7 +47,9 @@ class Made:
     versions: Mapping[str, str]
     commit: str | None
     seconds: float | None = None
-    """From command to page; None while the run goes on."""
+    """From command to page; None where cells are missing."""
+    ended: bool = False
+    """Whether the run is over, though cells are missing."""
     example: str = ""
     """Examples of the task, as a person reads them."""
 
@@ -60,7 +62,7 @@ def grid_page(grid: Grid, made: Made) -> str:
             "header",
             paragraph(f"Headstart, recipe {grid.config.recipe}, {made.when}", class_="kicker"),
             tag("h1", title(grid)),
-            paragraph(join(_lead(grid), " "), class_="lead"),
+            paragraph(join(_lead(grid, made), " "), class_="lead"),
             _tiles(grid, made),
         ),
         result(grid),
@@ -69,7 +71,7 @@ def grid_page(grid: Grid, made: Made) -> str:
         _example(grid, made),
         _cells(grid),
         _again(grid, made),
-        renew_seconds=RENEW_SECONDS if grid.missing else None,
+        renew_seconds=RENEW_SECONDS if grid.missing and not made.ended else None,
     )
 
 
@@ -80,27 +82,31 @@ def title(grid: Grid) -> str:
     return f"{TITLES[grid.config.task]}{versus}"
 
 
-def _lead(grid: Grid) -> Iterator[str]:
+def _lead(grid: Grid, made: Made) -> Iterator[str]:
     """The setting, and the findings as sentences, each from its numbers."""
     yield grid.config.setting
     if grid.missing:
-        yield tag("b", f"{len(grid.trained)} of {len(grid.config.cells)} cells are there; the others are to come.")
+        others = "the run ended without the others" if made.ended else "the others are to come"
+        yield tag("b", f"{len(grid.trained)} of {len(grid.config.cells)} cells are there; {others}.")
     metric = main_metric(grid)
     if grid.config.task == "path_star":
         yield from _looks_ahead(grid)
     for way in grid.ways:
         rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.verdict]
         if rows:
-            yield f"{named(way)} is {_verdicts(rows)}."
-    yield f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed."
+            yield f"{named(way)} is {_verdicts(rows)}{_matched(rows)}."
+    yield (
+        f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed; all seeds share a test, and "
+        "another test would move them together."
+    )
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
     """What the sizes of one way to train come to, those of one verdict together."""
     said = []
     of = shown(rows[0].metric)
-    for verdict, words in VERDICTS.items():
-        alike = [row for row in rows if row.verdict == verdict]
+    for found, words in VERDICTS.items():
+        alike = [row for row in rows if row.verdict == found]
         each = [
             f"at {row.size} ({of.change(row.difference.mean)}, {of.range(row.difference)})"
             for row in alike
@@ -111,22 +117,37 @@ def _verdicts(rows: Sequence[Row]) -> str:
     return "; ".join(said) + (f" by {of.words}" if of.words != "right" else "")
 
 
+def _matched(rows: Sequence[Row]) -> str:
+    """What is left of a difference against an n = 1 that takes as many FLOPs."""
+    said = []
+    for row in rows:
+        if row.at_equal_flops and row.at_equal_flops[0] and row.at_equal_flops[1].interval:
+            schedule, made = row.at_equal_flops
+            of, found = shown(row.metric), VERDICTS[verdict(made, row.metric)]
+            said.append(f"{found} {named((schedule, 1))} ({of.change(made.mean)}, {of.range(made)})")
+    return f"; at equal FLOPs {' and '.join(said)}" if said else ""
+
+
 def _looks_ahead(grid: Grid) -> Iterator[str]:
-    """Whose first nodes are more often right than by guessing."""
+    """In how many seeds first nodes are more often right than guessing explains."""
     guess = grid.config.guessing or 0.0
     for size in grid.sizes:
         can: list[str] = []
         cannot: list[str] = []
         for way in grid.ways:
             row = grid.row(size, way, "first_node")
-            if row and row.mean.interval:
-                reached = f"{named(way)} ({percent(row.mean.mean)}, {shown('first_node').interval(row.mean)})"
-                (can if row.mean.interval[0] > guess else cannot).append(reached)
+            found = told(grid, row) if row else None
+            if row and found is not None:
+                each = ", ".join(percent(t.cell.metrics["first_node"]) for t in grid.of(size, way))
+                if found:
+                    can.append(f"{named(way)} in {len(found)} of {row.mean.seeds} seeds ({each})")
+                else:
+                    cannot.append(f"{named(way)} ({each})")
         at = f"At {size} the" if len(grid.sizes) > 1 else "The"
         if can:
-            yield f"{at} first node is told better than by guessing ({percent(guess, 0)}) with {', '.join(can)}."
+            yield f"{at} first node is told more often than by guessing ({percent(guess, 0)}) with {', '.join(can)}."
         if cannot:
-            yield f"{at} first node is not told better than by guessing with {', '.join(cannot)}."
+            yield f"{at} first node is as by guessing, in every seed, with {', '.join(cannot)}."
 
 
 def _tiles(grid: Grid, made: Made) -> Markup:
@@ -140,7 +161,7 @@ def _tiles(grid: Grid, made: Made) -> Markup:
             sign = 1 if more_is_better(metric) else -1
             best = max(rows, key=lambda row: sign * row.difference.mean if row.difference else 0)
             assert best.difference
-            at = f", {best.size}" if len(grid.sizes) > 1 else ""
+            at = f" at {best.size}, the most," if len(grid.sizes) > 1 else ""
             where = f"{named(way)} over n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}1{at}, {of.words}"
             said = ": ".join(word for word in (of.range(best.difference), best.verdict) if word)
             tiles.append(_tile(of.change(best.difference.mean), where, said))
@@ -148,7 +169,7 @@ def _tiles(grid: Grid, made: Made) -> Markup:
     tiles.append(_tile(str(len(grid.trained)), f"trainings, {seeds} seed{'s' * (seeds > 1)}", ""))
     if made.seconds is not None:
         total = sum(t.cell.seconds for t in grid.trained)
-        tiles.append(_tile(duration(made.seconds), "from command to this page", f"{duration(total)} of training"))
+        tiles.append(_tile(duration(made.seconds), "from the last command to this page", f"{duration(total)} in steps"))
     return tag("div", *tiles, class_="tiles")
 
 
@@ -159,9 +180,12 @@ def _tile(number: str, what: str, beside: str) -> Markup:
 def _summary(grid: Grid) -> Markup:
     """A row for each size, way and metric."""
     head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict", "FLOPs", "Of", "Paper"]
+    matched = any(row.at_equal_flops and row.at_equal_flops[0] for row in grid.rows)
+    head[7:7] = ["At equal FLOPs", "90 % interval"] if matched else []
     rows = []
     for row in grid.rows:
         made, of = row.difference, shown(row.metric)
+        at_equal = row.at_equal_flops[1] if row.at_equal_flops else None
         rows.append(
             [
                 f"{row.size} {named((row.schedule, row.n))}",
@@ -171,6 +195,9 @@ def _summary(grid: Grid) -> Markup:
                 of.change(made.mean, unit=False) if made else NONE,
                 of.range(made) if made else NONE,
                 row.verdict or NONE,
+                *([of.change(at_equal.mean, unit=False), of.range(at_equal)] if at_equal else [NONE] * 2)[
+                    : 2 * matched
+                ],
                 times(row.flops),
                 whole(row.items),
                 NONE if row.paper is None else percent(row.paper, 0),
@@ -225,8 +252,9 @@ def _cells(grid: Grid) -> Markup:
         "Every cell",
         table(head, [row(of) for of in grid.trained]),
         paragraph(
-            "Training is time in steps; besides is all else but the test: start-up, checkpoints, the model on disk. "
-            "Cells run side by side, so that times are of a machine that is shared.",
+            "Training is time in steps, compiling them included; besides is all else but the test: imports where the "
+            "process is new, checkpoints, the model on disk. Tokens are positions, what fills a row behind its last "
+            "example included. Cells run side by side, so that times are of a machine that is shared.",
             class_="caption",
         ),
     )

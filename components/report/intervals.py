@@ -64,6 +64,21 @@ def half_width_over_windows(mine: Sequence[tuple[float, int]], base: Sequence[tu
     return student_t(count - 1) * math.sqrt(squares * count / (count - 1)) / sum(n_bytes)
 
 
+def binomial_tail(successes: int, trials: int, chance: float) -> float:
+    """The probability of at least so many successes, of a chance above 0 and below 1 each."""
+    log_of = math.lgamma(trials + 1)
+    return sum(
+        math.exp(
+            log_of
+            - math.lgamma(k + 1)
+            - math.lgamma(trials - k + 1)
+            + k * math.log(chance)
+            + (trials - k) * math.log1p(-chance)
+        )
+        for k in range(successes, trials + 1)
+    )
+
+
 def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
     """The t that Student's distribution with so many degrees of freedom exceeds, up or down, in 1 - confidence."""
     low, high = 0.0, math.pi / 2

@@ -88,6 +88,15 @@ def randomness(seed: int, purpose: int, step: int = 0) -> np.random.Generator:
     return np.random.default_rng((purpose, step, seed))  # a long seed last: numpy cuts numbers into words
 
 
+def scattered(values: Array) -> Array:
+    """Numbers scattered over 64 bits (splitmix64's finalizer)."""
+    values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    out: Array = values ^ (values >> np.uint64(31))
+    return out
+
+
 def different(draw: Callable[[], Examples], count: int) -> Examples:
     """Different examples out of draws: so many, or until three draws in a row bring no more."""
     found, barren = _once(draw()), 0

@@ -6,7 +6,7 @@ Shape suffixes: E examples, A arms, P edges of an arm, L tokens.
 import numpy as np
 
 from components.synthetic.config import PathStarConfig
-from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, different, randomness
+from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, different, randomness, scattered
 
 TEST_SHARE = 10
 """One graph in so many, by its hash, belongs to the test and never to training."""
@@ -91,14 +91,5 @@ class PathStar:
         edges = 3 * self.config.arms * self.config.edges
         n = np.uint64(self.config.nodes)
         edge_EL3 = tokens_EL[:, :edges].reshape(len(tokens_EL), -1, 3).astype(np.uint64)
-        hash_E: Array = _mixed(edge_EL3[..., 0] * n + edge_EL3[..., 1]).sum(1)
+        hash_E: Array = scattered(edge_EL3[..., 0] * n + edge_EL3[..., 1]).sum(1)
         return hash_E >> np.uint64(20)
-
-
-def _mixed(values: Array) -> Array:
-    """Numbers scattered over 64 bits (splitmix64's finalizer)."""
-    values = (values + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    out: Array = values ^ (values >> np.uint64(31))
-    return out

@@ -6,18 +6,19 @@ Shape suffixes: E expressions, N nodes of the largest (operators and operands, i
 coefficients from the constant upwards, S symbols of the longest, L tokens of the longest.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from components.synthetic.config import PolynomialConfig
-from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, different, enough, randomness
+from components.synthetic.examples import TEST, TRAIN, Array, Examples, Scored, enough, randomness, scattered
 
 NEGATE, ADD, MULTIPLY, COMPOSE = range(4)
 SYMBOLS = "-+*@()~=;"
 """Behind the coefficients: the operators in their order, brackets, pause, equality sign, end."""
 TEST_SHARE = 10
-"""One expression in so many, by its hash, belongs to the test and never to training."""
+"""One expression in so many, by its fingerprint, belongs to the test and never to training."""
 OPERAND = -1
 """In a row of symbols: the place of an operand; below it nothing."""
 
@@ -98,33 +99,56 @@ def grow(random: np.random.Generator, operations_E: Array, config: PolynomialCon
 
 
 def evaluate(of: Expressions, p: int) -> Array:
-    """The results, (E, d): nodes from the last to the first, each on top of what its operands left on a stack."""
+    """The results, (E, d)."""
+
+    def joined(operator: int, left_Ed: Array, right_Ed: Array) -> Array:
+        if operator == ADD:
+            return (left_Ed + right_Ed) % p
+        return (multiply if operator == MULTIPLY else compose)(left_Ed, right_Ed, p)
+
+    return _folded(of, of.operand_EOd, lambda operand_Ed: -operand_Ed % p, joined)
+
+
+def fingerprint(of: Expressions) -> Array:
+    """44 bits of every expression, (E,): the same for those that differ in nothing but the order of what is added or
+    multiplied, and whatever else is in the batch."""
+
+    def joined(operator: int, left_E: Array, right_E: Array) -> Array:
+        if operator != COMPOSE:
+            left_E, right_E = np.minimum(left_E, right_E), np.maximum(left_E, right_E)
+        return scattered(scattered(left_E) + right_E + np.uint64(operator))
+
+    leaf_EO = np.zeros(of.operand_EOd.shape[:2], np.uint64)
+    for place in range(of.operand_EOd.shape[2]):
+        leaf_EO = scattered(leaf_EO + of.operand_EOd[:, :, place].astype(np.uint64) + np.uint64(1))
+    return _folded(of, leaf_EO, lambda operand_E: scattered(operand_E + np.uint64(1)), joined) >> np.uint64(20)
+
+
+def _folded(
+    of: Expressions, operands: Array, negated: Callable[[Array], Array], joined: Callable[[int, Array, Array], Array]
+) -> Array:
+    """What the roots come to, (E, ...), from `operands`, (E, O, ...): nodes from the last to the first, each on top of
+    what its operands left on a stack."""
     E, N = of.node_EN.shape
-    d = of.operand_EOd.shape[2]
-    stack_HEd = np.zeros((N + 1, E, d), np.int64)
+    stack = np.zeros((N + 1, E, *operands.shape[2:]), operands.dtype)
     height_E = np.zeros(E, np.int64)
     operands_E = (of.node_EN == OPERAND).sum(1)
     for place in reversed(range(N)):
         node_E = of.node_EN[:, place]
         rows = np.flatnonzero(node_E == OPERAND)
         operands_E[rows] -= 1
-        stack_HEd[height_E[rows], rows] = of.operand_EOd[rows, operands_E[rows]]
+        stack[height_E[rows], rows] = operands[rows, operands_E[rows]]
         height_E[rows] += 1
         rows = np.flatnonzero(node_E == NEGATE)
         top = height_E[rows] - 1
-        stack_HEd[top, rows] = -stack_HEd[top, rows] % p
+        stack[top, rows] = negated(stack[top, rows])
         for operator in (ADD, MULTIPLY, COMPOSE):
             rows = np.flatnonzero(node_E == operator)
             height_E[rows] -= 1
             top = height_E[rows] - 1
-            left, right = stack_HEd[top + 1, rows], stack_HEd[top, rows]
-            if operator == ADD:
-                result = (left + right) % p
-            else:
-                result = (multiply if operator == MULTIPLY else compose)(left, right, p)
-            stack_HEd[top, rows] = result
-    result_Ed: Array = stack_HEd[0]
-    return result_Ed
+            stack[top, rows] = joined(operator, stack[top + 1, rows], stack[top, rows])
+    roots: Array = stack[0]
+    return roots
 
 
 class Polynomials:
@@ -164,13 +188,14 @@ class Polynomials:
 
     def _test_of(self, operations: int, items: int) -> Examples:
         random, draws = randomness(operations, TEST), np.full(4 * TEST_SHARE * items, operations)
-        found = different(lambda: self._drawn(random, draws, of_test=True), items)
+        drawn = self._drawn(random, draws, of_test=True)
+        found = drawn.take(np.arange(min(items, len(drawn))))
         return replace(found, counted_EL=self._answers(found.tokens_EL, found.length_E))
 
     def _drawn(self, random: np.random.Generator, operations_E: Array, of_test: bool) -> Examples:
         """Examples of these numbers of operations, without those that belong to the other side."""
-        drawn = self.written(grow(random, operations_E, self.config))
-        return drawn.take(np.flatnonzero((self._hash(drawn) % np.uint64(TEST_SHARE) == 0) == of_test))
+        grown = grow(random, operations_E, self.config)
+        return self.written(grown).take(np.flatnonzero((fingerprint(grown) % np.uint64(TEST_SHARE) == 0) == of_test))
 
     def written(self, of: Expressions) -> Examples:
         """Expressions with their results, as tokens."""
@@ -208,13 +233,3 @@ class Polynomials:
         """Where the result's coefficients are."""
         behind_EL = length_E[:, None] - 1 - np.arange(tokens_EL.shape[1])
         return (behind_EL > 0) & (behind_EL <= self.config.d)
-
-    def _hash(self, of: Examples) -> Array:
-        """44 bits of every question, pauses and result left out: the same however long the others of a batch are."""
-        question_E = of.length_E - 2 - self.config.d - self.config.pauses
-        hash_E = np.zeros(len(of), np.uint64)
-        for place in range(int(question_E.max(initial=0))):
-            inside = place < question_E
-            mixed = (hash_E ^ (of.tokens_EL[:, place].astype(np.uint64) + np.uint64(1))) * np.uint64(0x9E3779B97F4A7C15)
-            hash_E = np.where(inside, mixed ^ (mixed >> np.uint64(29)), hash_E)
-        return hash_E * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(20)

@@ -5,6 +5,7 @@ the next cell begins at once.
 """
 
 import dataclasses
+import time
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,18 +56,20 @@ def _execution(config: CellConfig | TextCellConfig, asked: TrainingExecution | N
     return dataclasses.replace(asked or TrainingExecution(), evaluate_every=config.look_every)
 
 
-@stage(version=1, resumable=True, resources=Resources(cpus=1), cost=_cost)
+@stage(version=2, resumable=True, resources=Resources(cpus=1), cost=_cost)
 def train_cell(config: CellConfig, run: StageRun) -> Cell:
     """Train a model on a task's examples, which are made as it goes, and take the test at equal distances.
 
     NonFiniteLoss, with step and seed, when the loss is no number.
     """
+    started = time.perf_counter()
     from components.synthetic.tasks import task_of
 
     task = task_of(config.task)
     example = task.shown()
     items = {part.name: part.items for part in task.test(config.test_items)}
-    return _trained(config, partial(_open_examples, config), partial(_open_task_test, config), example, items, run)
+    open_data, open_test = partial(_open_examples, config), partial(_open_task_test, config)
+    return _trained(config, open_data, open_test, example, items, run, started)
 
 
 def _words_cost(at: Outlook) -> Cost:
@@ -104,6 +107,7 @@ def train_text_cell(config: TextCellConfig, shards: Shards, stories: tuple[Stori
 
     ValueError when the model's vocabulary is not the shards', or there is nothing to test on.
     """
+    started = time.perf_counter()
     from components.synthetic.text import TextTest
 
     if config.model.vocabulary_size != shards.vocabulary_size:
@@ -114,7 +118,7 @@ def train_text_cell(config: TextCellConfig, shards: Shards, stories: tuple[Stori
     example = _first_story(stories[0]) if stories else ""
     items = TextTest.of(config, shards, stories).items
     open_test = partial(_open_text_test, config, shards, stories)
-    return _trained(config, partial(_open_text, config, shards), open_test, example, items, run)
+    return _trained(config, partial(_open_text, config, shards), open_test, example, items, run, started)
 
 
 def _first_story(stories: Stories) -> str:
@@ -132,17 +136,17 @@ def _trained(
     example: str,
     items: "Mapping[str, int]",
     run: StageRun,
+    started: float,
 ) -> Cell:
-    """Train, and lay the artifact out."""
+    """Train, and lay the artifact out. `started`: when the stage did, by `time.perf_counter`."""
     import hashlib
     import json
     import shutil
-    import time
 
     from components.model.weights import save_model
     from components.training.checkpoint import load_trained_model, read_state
 
-    started, before = time.perf_counter(), _seconds_so_far(run)
+    before = _seconds_so_far(run)
     weights = partial(initial_weights, config.model, config.training.seed)
     execution = _execution(config, run.execution)
     last = carry_out(config.training, config.model, weights, open_data, run, execution, open_look)
@@ -229,8 +233,6 @@ def _look(
     taken: "Callable[[MultiTokenTransformer], Mapping[str, float]]",
 ) -> "Mapping[str, float]":
     """The test, as metrics of a step."""
-    import time
-
     started = time.perf_counter()
     found = {SCORE + name: value for name, value in taken(model).items()}
     return found | {TEST_SECONDS: time.perf_counter() - started}

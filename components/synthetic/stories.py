@@ -3,8 +3,8 @@ pieces can spell a name in two.
 
 A character's name is taken to be a capitalised word that stands twice or more in a story, and that the texts write
 without a capital much less often than with one amid a sentence. Each is replaced by a made-up name of two pieces, the
-same one throughout the story, that occurs in no text and whose first piece stands nowhere else in the story: so what
-follows it can be told.
+same one throughout the story, that is no word of the texts that names are looked for in, and whose first piece stands
+nowhere else in the story: so what follows it can be told. Its two pieces may stand together within a longer word.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class Names:
             )
 
     def draw(self, random: np.random.Generator) -> tuple[str, int, int]:
-        """A name that no text has, and its tokens."""
+        """A name that is no word of the texts, and its tokens."""
         while True:
             first, second = int(random.choice(self.first)), int(random.choice(self.second))
             name = (self.pieces[first] + self.pieces[second]).decode().strip()

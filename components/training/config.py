@@ -1,5 +1,8 @@
 """What a training is (its identity) and how it is carried out (never identity). Standard library alone."""
 
+import os
+import shutil
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -246,6 +249,18 @@ class TrainingExecution:
         buffer: less to move and to hold for one worker on a CPU. What several send lies best in one piece, and on a GPU
         what is said of time and memory was measured with one buffer."""
         return workers == 1 and not self.gpus_per_worker
+
+    @property
+    def lacks_compiler(self) -> str | None:
+        """A sentence where layers are to be compiled for this machine's processor and it has no compiler."""
+        usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+        name = os.environ.get("CXX", usual)
+        if not self.compile or self.gpus_per_worker or shutil.which(name):
+            return None
+        return (
+            f"cluster.training.compile=true needs a C++ compiler, and there is no {name}: install one (CXX names "
+            "another), or give cluster.training.compile=false for slower steps"
+        )
 
     @property
     def fewest_workers(self) -> int:

@@ -1,9 +1,6 @@
 """What one worker does. The same in the stage's own process and in a Ray Train worker."""
 
 import ctypes
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -53,26 +50,14 @@ def work(job: Job) -> None:
     on_gpu = job.execution.gpus_per_worker > 0
     if not on_gpu:
         keep_freed_memory()
-        if job.execution.compile:
-            require_compiler()
+        if fault := job.execution.lacks_compiler:  # which torch would say late, and not how to do without
+            raise FileNotFoundError(fault)
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     state = make_state(job.model, job.config, job.execution, device)
     set_weights(state.model, job.initial_weights())
     reporter = job.reporter if rank_and_workers()[0] == 0 else None
     data, look = _open(job, device)
     train(state, job.config, job.execution, data, job.checkpoints, reporter, look)
-
-
-def require_compiler() -> None:
-    """FileNotFoundError where a processor's steps cannot be compiled: torch notices late, and says neither where it was
-    asked for nor how to do without."""
-    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    name = os.environ.get("CXX", usual)
-    if not shutil.which(name):
-        raise FileNotFoundError(
-            f"cluster.training.compile=true needs a C++ compiler, and there is no {name}: install one (CXX names "
-            "another), or give cluster.training.compile=false for slower steps"
-        )
 
 
 def make_state(

@@ -37,10 +37,15 @@ def value(workspace: Path, node: str) -> int:
     return int(json.loads((workspace / "latest" / node / "value.json").read_text()))
 
 
+def so_far(workspace: Path) -> list[str]:
+    return (workspace / "latest" / "so-far.txt").read_text().splitlines()
+
+
 def test_runs_reuses_and_stops_only_below_a_failure(tmp_path: Path) -> None:
     code, text, _ = run(tmp_path)
     assert code == 0, text
     assert value(tmp_path, "total") == 2 * 3 + (3 + 5)
+    assert so_far(tmp_path)[::4] == ["", "count scale source total"]
 
     code, text, said = run(tmp_path)
     assert (code, said["ray"]) == (0, False), text
@@ -55,6 +60,7 @@ def test_runs_reuses_and_stops_only_below_a_failure(tmp_path: Path) -> None:
     assert "failed" in said, text
     assert said["failed"] == {"scale": "ValueError: factor 3 is out of luck", "total": "needs scale"}
     assert value(tmp_path, "count") == 9
+    assert so_far(tmp_path)[-1] == "count source ended"
     assert "log.txt" in text
 
     from mlflow import MlflowClient

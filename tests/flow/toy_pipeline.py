@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from components.flow.node import Graph, Node, Resources, several, stage
 from components.flow.plan import Plan, make_plan
 from components.flow.run import Outcome, RunSettings, run_plan
 from components.flow.stage_run import StageRun
-from components.flow.store import Store
+from components.flow.store import Manifest, Store
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,14 @@ def plan(workspace: Path, **parameters: object) -> Plan:
     return make_plan(graph(**parameters), Store(workspace))  # type: ignore[arg-type]
 
 
+def write_so_far(directory: Path, manifests: Mapping[str, Manifest], ended: bool) -> None:
+    """A line each time, of the nodes there are and whether that is all there will be."""
+    with (directory / "so-far.txt").open("a") as file:
+        file.write(f"{' '.join(sorted(manifests))}{' ended' * ended}\n")
+
+
 def run(workspace: Path, **parameters: object) -> Outcome:
-    settings = RunSettings(workspace, "toy", ClusterConfig(), config=parameters)
+    settings = RunSettings(workspace, "toy", ClusterConfig(), config=parameters, so_far=write_so_far)
     return run_plan(plan(workspace, **parameters), Store(workspace), settings, Console())
 
 

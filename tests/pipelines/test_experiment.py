@@ -11,9 +11,10 @@ from rich.console import Console
 from components.flow.identity import identity_of
 from components.flow.plan import make_plan
 from components.flow.store import Store
+from components.report.grid import EQUAL_FLOPS
 from pipelines.compose import Faults, compose
 from pipelines.experiment import Experiment
-from pipelines.jobs import capacity_of
+from pipelines.jobs import capacity_of, problems_here
 from pipelines.programs import FULL, SYNTHETIC
 from pipelines.simulation import simulated_table
 from pipelines.synthetic import grid
@@ -145,9 +146,37 @@ def test_a_setting_that_would_do_nothing_or_something_else_is_refused() -> None:
     ]
 
 
+def test_every_schedule_of_curriculum_small_has_an_n_of_1_that_takes_as_many_flops(tmp_path: Path) -> None:
+    recipe = composed("conf=curriculum_small", "seeds=[1]")
+    plan = make_plan(grid(recipe), Store(tmp_path), capacity=capacity_of(recipe, plan=True))
+    flops = {
+        row.node.name: row.cost.flops for row in plan.nodes if row.node.stage.name == "train_text_cell" and row.cost
+    }
+    for one, others in {
+        "longer": ("n2", "light"),
+        "shorter": ("forward", "reverse"),
+        "shortest": ("reverse4",),
+    }.items():
+        for other in others:
+            ratio = flops[f"3m-{other}-seed1"] / flops[f"3m-{one}-seed1"]
+            assert ratio == pytest.approx(1, abs=EQUAL_FLOPS / 2), (one, other)
+
+
+def test_a_machine_without_a_compiler_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for override, there in (("true", 1), ("false", 0)):
+        recipe = composed("conf=path_star", f"cluster.training.compile={override}")
+        plan = make_plan(grid(recipe), Store(tmp_path), capacity=capacity_of(recipe, plan=True))
+        assert len(problems_here(plan, recipe)) == there
+    elsewhere = composed("conf=path_star", "cluster.address=there:6379")
+    assert not problems_here(plan, elsewhere), "another machine's compiler is its own"
+
+
 def test_sizes_and_schedules_can_be_left_out() -> None:
-    left = composed("conf=curriculum_small", "leave_out=[light,reverse4,forward]")
-    assert {cell.schedule for cell in left.cells()} == {"", "n1_flops_of_n2", "reverse"}
+    left = composed("conf=curriculum_small", "leave_out=[light,reverse4,forward,shorter,shortest]")
+    assert {cell.schedule for cell in left.cells()} == {"", "longer", "reverse"}
     assert {cell.size for cell in composed("conf=induction", "leave_out=[1b,300m,100m]").cells()} == {
         *("1m", "3m", "10m", "30m")
     }

@@ -17,6 +17,7 @@ TINY = (
     "sizes.1m.model.dim=32",
     "sizes.1m.training.steps=8",
     "sizes.1m.training.batch_tokens=256",
+    "cluster.training.compile=false",
     "looks=2",
     "test_items=20",
 )

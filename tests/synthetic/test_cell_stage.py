@@ -17,6 +17,7 @@ from components.synthetic.config import CellConfig, PolynomialConfig
 from components.synthetic.polynomials import Polynomials
 from components.synthetic.score import score
 from components.synthetic.stage import train_cell
+from components.training.carry_out import initial_weights
 from components.training.config import TrainingConfig, TrainingExecution
 
 TASK = PolynomialConfig(p=3, d=2, operations=1, test_operations=2, answer_only=True)
@@ -95,11 +96,17 @@ def test_a_killed_cell_goes_on_to_the_same_bits(
 def test_seeds_differ_in_weights_and_data_and_share_the_test(
     undisturbed: tuple[Cell, StageRun], tmp_path: Path
 ) -> None:
-    other = replace(CONFIG, training=replace(CONFIG.training, seed=2, steps=1))
+    other = replace(CONFIG, training=replace(CONFIG.training, seed=2))
     cell = train_cell(other, StageRun.local(tmp_path, EXECUTION))
     assert cell.digest != undisturbed[0].digest
+    assert cell.items == undisturbed[0].items
     one, two = (batches.TaskBatches(Polynomials(TASK), c.training, 2, torch.device("cpu")) for c in (CONFIG, other))
     assert not torch.equal(one.batch(0)[0], two.batch(0)[0])
+    before = [dict(initial_weights(c.model, c.training.seed)) for c in (CONFIG, other)]
+    drawn = [name for name, weights in before[0].items() if weights.std() > 0]
+    assert drawn
+    assert not any(torch.equal(before[0][name], before[1][name]) for name in drawn)
+    assert cell.metrics == score(load_model(cell.path), Polynomials(TASK).test(30), torch.float32), "on the same test"
 
 
 def test_another_test_of_the_same_weights_is_another_result(undisturbed: tuple[Cell, StageRun], tmp_path: Path) -> None:
