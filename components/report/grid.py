@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from components.artifacts import Cell
@@ -65,6 +66,8 @@ class Row:
     """What each value is a share of."""
     flops: float
     """Of training, over those of plain n = 1 of the size; NaN without it."""
+    seconds: float
+    """In training steps, the mean over seeds; beside whatever ran at the time."""
 
     @property
     def verdict(self) -> str:
@@ -145,7 +148,8 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 flops = cell.flops / one[0].cell.flops if one else math.nan
                 items = cell.items.get(metric, 0)
                 matched = _at_equal_flops(grid, size, way, metric)
-                yield Row(size, *way, metric, made, difference, matched, found, items, flops)
+                seconds = fmean(t.cell.seconds for t in grid.of(size, way))
+                yield Row(size, *way, metric, made, difference, matched, found, items, flops, seconds)
 
 
 def _at_equal_flops(grid: Grid, size: str, way: tuple[str, int], metric: str) -> tuple[str, Estimate] | None:
@@ -238,6 +242,7 @@ def _summary(task: str, row: Row) -> dict[str, Any]:
         "difference_to_n1": _difference(row.difference, row.metric) if row.difference else None,
         "verdict": row.verdict or None,
         "at_equal_flops": matched,
+        "seconds": row.seconds,
         "paper": row.paper,
     }
 
