@@ -147,7 +147,7 @@ def _looks_ahead(grid: Grid) -> Iterator[str]:
         if can:
             yield f"{at} first node is told more often than by guessing ({percent(guess, 0)}) with {', '.join(can)}."
         if cannot:
-            yield f"{at} first node is as by guessing, in every seed, with {', '.join(cannot)}."
+            yield f"{at} first node is told no more often than by guessing, in any seed, with {', '.join(cannot)}."
 
 
 def _tiles(grid: Grid, made: Made) -> Markup:
