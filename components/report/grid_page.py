@@ -182,6 +182,8 @@ def _summary(grid: Grid) -> Markup:
     head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict", "FLOPs", "Of", "Paper"]
     matched = any(row.at_equal_flops and row.at_equal_flops[0] for row in grid.rows)
     head[7:7] = ["At equal FLOPs", "90 % interval"] if matched else []
+    published = any(row.paper is not None for row in grid.rows)
+    head = head if published else head[:-1]
     rows = []
     for row in grid.rows:
         made, of = row.difference, shown(row.metric)
@@ -200,7 +202,7 @@ def _summary(grid: Grid) -> Markup:
                 ],
                 times(row.flops),
                 whole(row.items),
-                NONE if row.paper is None else percent(row.paper, 0),
+                *[NONE if row.paper is None else percent(row.paper, 0)][:published],
             ]
         )
     compared = sum(row.difference is not None for row in grid.rows)
