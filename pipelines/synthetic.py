@@ -113,9 +113,7 @@ def _report_config(experiment: Experiment, overrides: tuple[str, ...], planned: 
 def _paper_of(task: TaskConfig | TextConfig) -> str:
     """The figure of the paper that a grid stands beside, where it has one."""
     if isinstance(task, PolynomialConfig):
-        ring = PolynomialConfig(p=7, d=5, operations=5)
-        own = (task.p, task.d, task.operations, task.pauses) == (ring.p, ring.d, ring.operations, ring.pauses)
-        return "Figure 8" if own else ""
+        return "Figure 8" if (task.p, task.d, task.operations, task.pauses) == (7, 5, 5, 0) else ""
     if isinstance(task, TextConfig):
         return "" if not task.stories else "Figure S14" if task.stories_of else "Figure 7"
     return "Figure 7" if isinstance(task, InductionConfig) else ""

@@ -165,14 +165,9 @@ def _at_equal_flops(grid: Grid, size: str, way: tuple[str, int], metric: str) ->
     return (nearest[0], difference) if difference else None
 
 
-def told(grid: Grid, row: Row) -> list[float] | None:
-    """Values, by seed, of a metric that guessing gets right in part: those that guessing does not explain, which are
-    reached by less than one guesser in a thousand. None where there is nothing to guess."""
-    chance = grid.config.guessing
-    if chance is None or row.metric != "first_node":
-        return None
-    values = _by_seed(grid.of(row.size, (row.schedule, row.n)), row.metric).values()
-    return [v for v in values if binomial_tail(round(v * row.items), row.items, chance) < BY_CHANCE]
+def beyond_guessing(values: Sequence[float], items: int, chance: float) -> int:
+    """How many of these shares of `items` guessing does not explain, which gets there less than once in a thousand."""
+    return sum(binomial_tail(round(value * items), items, chance) < BY_CHANCE for value in values)
 
 
 def _by_seed(trained: Sequence[Trained], metric: str) -> dict[int, float]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.report.grid import CONFIDENCE, Grid, Row, Trained, main_metric, more_is_better, told, verdict
+from components.report.grid import CONFIDENCE, Grid, Row, Trained, beyond_guessing, main_metric, more_is_better, verdict
 from components.report.grid_figures import over_training, result
 from components.report.grid_words import named, shown
 from components.report.markup import (
@@ -130,19 +130,21 @@ def _matched(rows: Sequence[Row]) -> str:
 
 def _looks_ahead(grid: Grid) -> Iterator[str]:
     """In how many seeds first nodes are more often right than guessing explains."""
-    guess = grid.config.guessing or 0.0
+    guess = grid.config.guessing
+    assert guess is not None
     for size in grid.sizes:
         can: list[str] = []
         cannot: list[str] = []
         for way in grid.ways:
             row = grid.row(size, way, "first_node")
-            found = told(grid, row) if row else None
-            if row and found is not None:
-                each = ", ".join(percent(t.cell.metrics["first_node"]) for t in grid.of(size, way))
-                if found:
-                    can.append(f"{named(way)} in {len(found)} of {row.mean.seeds} seeds ({each})")
-                else:
-                    cannot.append(f"{named(way)} ({each})")
+            if row is None:
+                continue
+            values = [t.cell.metrics["first_node"] for t in grid.of(size, way)]
+            each = ", ".join(map(percent, values))
+            if found := beyond_guessing(values, row.items, guess):
+                can.append(f"{named(way)} in {found} of {len(values)} seeds ({each})")
+            else:
+                cannot.append(f"{named(way)} ({each})")
         at = f"At {size} the" if len(grid.sizes) > 1 else "The"
         if can:
             yield f"{at} first node is told more often than by guessing ({percent(guess, 0)}) with {', '.join(can)}."
@@ -179,15 +181,17 @@ def _tile(number: str, what: str, beside: str) -> Markup:
 
 def _summary(grid: Grid) -> Markup:
     """A row for each size, way and metric."""
-    head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict", "FLOPs", "Of", "Paper"]
     matched = any(row.at_equal_flops and row.at_equal_flops[0] for row in grid.rows)
-    head[7:7] = ["At equal FLOPs", "90 % interval"] if matched else []
     published = any(row.paper is not None for row in grid.rows)
-    head = head if published else head[:-1]
+    head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict"]
+    head += ["At equal FLOPs", "90 % interval"] if matched else []
+    head += ["FLOPs", "Of", *(["Paper"] if published else [])]
     rows = []
     for row in grid.rows:
         made, of = row.difference, shown(row.metric)
         at_equal = row.at_equal_flops[1] if row.at_equal_flops else None
+        at_equal_flops = [of.change(at_equal.mean, unit=False), of.range(at_equal)] if at_equal else [NONE, NONE]
+        of_paper = NONE if row.paper is None else percent(row.paper, 0)
         rows.append(
             [
                 f"{row.size} {named((row.schedule, row.n))}",
@@ -197,12 +201,10 @@ def _summary(grid: Grid) -> Markup:
                 of.change(made.mean, unit=False) if made else NONE,
                 of.range(made) if made else NONE,
                 row.verdict or NONE,
-                *([of.change(at_equal.mean, unit=False), of.range(at_equal)] if at_equal else [NONE] * 2)[
-                    : 2 * matched
-                ],
+                *(at_equal_flops if matched else []),
                 times(row.flops),
                 whole(row.items),
-                *[NONE if row.paper is None else percent(row.paper, 0)][:published],
+                *([of_paper] if published else []),
             ]
         )
     compared = sum(row.difference is not None for row in grid.rows)

@@ -1,5 +1,5 @@
 """Whether torch.compile can work here."""
 
-import shutil
+from components.training.config import TrainingExecution
 
-HAS_COMPILER = any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+HAS_COMPILER = TrainingExecution(compile=True).lacks_compiler is None
