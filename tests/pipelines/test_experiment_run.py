@@ -1,7 +1,9 @@
-"""A grid by its command: cells side by side, the page of what there is so far, reuse, one more seed."""
+"""A grid by its command: cells side by side, the page of what there is so far, reuse, one more seed, a kill."""
 
 import contextlib
 import json
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,18 +25,27 @@ TINY = (
 )
 
 
-def run(workspace: Path, *overrides: str) -> tuple[int, str, bool]:
-    """Exit code, what it said, and whether the page of what there was so far was seen."""
+def run(workspace: Path, *overrides: str, killed_when: str = " never ") -> tuple[int, str, bool]:
+    """Exit code, what it said, and whether the page of what there was so far was seen. The driver is killed as soon as
+    it says something that matches `killed_when`."""
     command = [sys.executable, str(ROOT / "pipelines" / "synthetic.py"), f"workspace={workspace}", *TINY, *overrides]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    output = workspace.with_name(f"{workspace.name}.txt")
+    with output.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
         seen = False
         while process.poll() is None:
             page = workspace / "latest" / "so-far" / "index.html"
             with contextlib.suppress(FileNotFoundError):  # not there yet, or no more
                 seen = seen or "to come" in page.read_text(encoding="utf-8")
+            if re.search(killed_when, output.read_text()):
+                process.kill()
+                break
             time.sleep(0.05)
-        assert process.stdout is not None
-        return process.returncode, process.stdout.read(), seen
+    return process.returncode, output.read_text(), seen
+
+
+def made(said: str) -> list[str]:
+    """What was done, sorted."""
+    return sorted(re.findall(r"(?m)^(.*): done in ", said))
 
 
 def results(workspace: Path) -> dict[str, list[dict[str, object]]]:
@@ -42,23 +53,29 @@ def results(workspace: Path) -> dict[str, list[dict[str, object]]]:
     return found
 
 
-def test_a_grid_runs_reuses_and_grows_by_a_seed(tmp_path: Path) -> None:
-    code, said, seen = run(tmp_path, "seeds=[1]")
+def test_a_grid_runs_reuses_and_grows_by_a_seed_though_it_is_killed(tmp_path: Path) -> None:
+    workspace = tmp_path / "runs"
+    code, said, seen = run(workspace, "seeds=[1]")
     assert code == 0, said
     assert seen, "the page of what there is so far"
-    assert not (tmp_path / "latest" / "so-far").exists()
-    first = results(tmp_path)
+    assert not (workspace / "latest" / "so-far").exists()
+    first = results(workspace)
     assert [(cell["n_future_tokens"], cell["seed"]) for cell in first["cells"]] == [(1, 1), (2, 1), (3, 1)]
-    assert f"So far     {tmp_path}/latest/so-far/index.html" in said
+    assert f"So far     {workspace}/latest/so-far/index.html" in said
 
-    code, said, _ = run(tmp_path, "seeds=[1]")
+    code, said, _ = run(workspace, "seeds=[1]")
     assert (code, "Ray dashboard" in said) == (0, False), said
     assert said.count("reused") >= 4
 
-    code, said, _ = run(tmp_path, "seeds=[1,2]")
+    code, said, _ = run(workspace, "seeds=[1,2]", killed_when="seed 2: done in")
+    assert code == -signal.SIGKILL, said
+    before = made(said)
+    assert 1 <= len(before) < 4
+
+    code, said, _ = run(workspace, "seeds=[1,2]")
     assert code == 0, said
-    made = [line for line in said.splitlines() if ": done in" in line]
-    assert sorted(line.split(":")[0] for line in made) == ["1m n=1 seed 2", "1m n=2 seed 2", "1m n=3 seed 2", "report"]
-    grown = results(tmp_path)
+    cells = {f"1m n={n} seed 2" for n in (1, 2, 3)}
+    assert {"report"} <= {*made(said)} <= {*cells, "report"} - {*before}
+    grown = results(workspace)
     assert [cell for cell in grown["cells"] if cell["seed"] == 1] == first["cells"]
     assert {row["seeds"] for row in grown["summary"]} == {2}
