@@ -24,8 +24,7 @@ def score(model: MultiTokenTransformer, test: Sequence[Scored], precision: torch
     For a whole example it is what greedy decoding reaches: as long as it has been right, what it has written is what
     teacher forcing feeds.
     """
-    with torch.compiler.set_stance("force_eager"):  # every part has a shape of its own, to compile which takes longer
-        return {part.name: _share(model, part, precision) for part in test}
+    return {part.name: _share(model, part, precision) for part in test}
 
 
 def _share(model: MultiTokenTransformer, part: Scored, precision: torch.dtype) -> float:
