@@ -86,9 +86,10 @@ class Experiment:
     leave_out: tuple[str, ...] = ()
     """Names of sizes and schedules to do without, such as `leave_out=[3m,light]`."""
     looks: int = 10
-    """How often the test is taken while training, at equal distances; the last time, at the end, is the result."""
+    """How often at most the test is taken while training, at equal distances; and at the end, which is the result."""
     test_items: int = 500
-    """Examples in each part of the test, or as many as there are; of the task `text`, see `text`."""
+    """Examples in each part of the test: different ones, or as many as there are; of polynomials as they are drawn. Of
+    the task `text`, see `text`."""
     induction: InductionConfig = field(default_factory=InductionConfig)
     polynomial: PolynomialConfig = field(default_factory=PolynomialConfig)
     path_star: PathStarConfig = field(default_factory=PathStarConfig)
@@ -155,7 +156,7 @@ class Experiment:
     def _faults_of_cells(self) -> Iterator[str]:
         longest = 0 if isinstance(self.definition, TextConfig) else self.definition.longest
         for name, size in self.sizes.items():
-            if size.training.context_length < longest:
+            if size.training.context_length < longest and name not in self.leave_out:
                 yield (
                     f"sizes.{name}.training.context_length is {size.training.context_length}, less than the longest "
                     f"example of the task, {longest} tokens: give at least that"
@@ -165,6 +166,8 @@ class Experiment:
         except ValueError as error:
             yield from str(error).splitlines()
             return
+        if self.sizes and not planned:
+            yield "nothing is left to train: leave_out names all sizes, or all schedules while future_tokens is empty"
         first: dict[tuple[ModelConfig, TrainingConfig], str] = {}
         for cell in planned[: len(planned) // max(1, len(self.seeds))]:
             known = first.setdefault((cell.model, cell.training), cell.group)

@@ -100,8 +100,8 @@ def window_starts(split_tokens: int, context_length: int, n_future_tokens: int, 
     if split_tokens < context_length + n_future_tokens:
         raise ValueError(
             f"the test split has {split_tokens} tokens; one window needs {context_length + n_future_tokens} "
-            f"(evaluation.context_length {context_length} and {n_future_tokens} future tokens): "
-            f"lower evaluation.context_length or give a larger corpus"
+            f"(a context of {context_length} and {n_future_tokens} future tokens): give a larger corpus, or lower "
+            f"evaluation.context_length, in an experiment sizes.NAME.training.context_length"
         )
     blocks = max(1, split_tokens // context_length - 1)
     windows = min(blocks, max(1, targets // context_length))

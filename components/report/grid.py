@@ -22,6 +22,8 @@ SCORE = "score/"
 """What the test's metrics begin with in metrics.jsonl."""
 EQUAL_FLOPS = 0.01
 """Two trainings whose FLOPs differ by less, relatively, count as equal in them."""
+ROUNDING = 1e-9
+"""What differences that are equal may differ by in floating point."""
 BY_CHANCE = 0.001
 """How seldom guessing gets as much right as a seed of which it is said that it does not guess."""
 
@@ -68,6 +70,8 @@ class Row:
     """Of training, over those of plain n = 1 of the size; NaN without it."""
     seconds: float
     """In training steps, the mean over seeds; beside whatever ran at the time."""
+    time: float
+    """These over those of plain n = 1 of the size; NaN without it."""
 
     @property
     def verdict(self) -> str:
@@ -80,7 +84,7 @@ def verdict(difference: Estimate | None, metric: str) -> str:
     others would."""
     if difference is None or difference.interval is None:
         return ""
-    if difference.zero_inside or not difference.half_width:
+    if difference.zero_inside or (difference.half_width or 0.0) <= ROUNDING:
         return "not told apart"
     return "better" if (difference.mean > 0) == more_is_better(metric) else "worse"
 
@@ -149,7 +153,8 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 items = cell.items.get(metric, 0)
                 matched = _at_equal_flops(grid, size, way, metric)
                 seconds = fmean(t.cell.seconds for t in grid.of(size, way))
-                yield Row(size, *way, metric, made, difference, matched, found, items, flops, seconds)
+                time = seconds / fmean(t.cell.seconds for t in one) if one else math.nan
+                yield Row(size, *way, metric, made, difference, matched, found, items, flops, seconds, time)
 
 
 def _at_equal_flops(grid: Grid, size: str, way: tuple[str, int], metric: str) -> tuple[str, Estimate] | None:
@@ -238,6 +243,7 @@ def _summary(task: str, row: Row) -> dict[str, Any]:
         "verdict": row.verdict or None,
         "at_equal_flops": matched,
         "seconds": row.seconds,
+        "seconds_over_n1": row.time if math.isfinite(row.time) else None,
         "paper": row.paper,
     }
 

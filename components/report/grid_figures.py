@@ -146,6 +146,7 @@ def _path_star(grid: Grid) -> tuple[list[Markup], str]:
     """Right first nodes, and right later ones, over n, a line for each arrangement of the heads."""
     numbers = sorted({float(n) for _, n in grid.ways})
     figures = []
+    drawn: set[Way] = set()
     for size in grid.sizes:
         for metric in ("first_node", "later_nodes"):
             lines = []
@@ -155,6 +156,7 @@ def _path_star(grid: Grid) -> tuple[list[Markup], str]:
                     for t in reversed(grid.trained)
                     if t.label.n_future_tokens == 1 or t.label.arrangement == arrangement
                 }
+                drawn.update(ways.values())
                 rows = [(float(n), row) for n, way in ways.items() if (row := grid.row(size, way, metric))]
                 line = _line(grid, grid.ways[0], sorted(rows, key=lambda item: item[0]))
                 same = f"var(--s{place + 1})"
@@ -178,6 +180,8 @@ def _path_star(grid: Grid) -> tuple[list[Markup], str]:
         "Decoded greedily a whole path is right where both are. Thick: means over seeds; thin: every seed, of which "
         "one looks ahead or does not. n = 1 is one model in every arrangement."
     )
+    if left := [named(way) for way in grid.ways if way not in drawn]:
+        words += f" Only in the table: {', '.join(left)}."
     return figures, words
 
 

@@ -95,10 +95,13 @@ def _lead(grid: Grid, made: Made) -> Iterator[str]:
         rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.verdict]
         if rows:
             yield f"{named(way)} is {_verdicts(rows)}{_matched(rows)}."
-    yield (
-        f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed; all seeds share a test, and "
-        "another test would move them together."
-    )
+    if any(row.mean.interval for row in grid.rows):
+        yield (
+            f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed; all seeds share a test, "
+            "and another test would move them together."
+        )
+    elif grid.rows:
+        yield "One seed tells nothing of others: there are no intervals."
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
@@ -124,7 +127,8 @@ def _matched(rows: Sequence[Row]) -> str:
         if row.at_equal_flops and row.at_equal_flops[0] and row.at_equal_flops[1].interval:
             schedule, made = row.at_equal_flops
             of, found = shown(row.metric), VERDICTS[verdict(made, row.metric)]
-            said.append(f"{found} {named((schedule, 1))} ({of.change(made.mean)}, {of.range(made)})")
+            change = f"{of.change(made.mean)}, {of.range(made)}"
+            said.append(f"at {row.size} {found} {named((schedule, 1))} ({change})")
     return f"; at equal FLOPs {' and '.join(said)}" if said else ""
 
 
@@ -185,7 +189,7 @@ def _summary(grid: Grid) -> Markup:
     published = any(row.paper is not None for row in grid.rows)
     head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict"]
     head += ["At equal FLOPs", "90 % interval"] if matched else []
-    head += ["FLOPs", "Of", *(["Paper"] if published else [])]
+    head += ["FLOPs", "Time", "Of", *(["Paper"] if published else [])]
     rows = []
     for row in grid.rows:
         made, of = row.difference, shown(row.metric)
@@ -203,23 +207,46 @@ def _summary(grid: Grid) -> Markup:
                 row.verdict or NONE,
                 *(at_equal_flops if matched else []),
                 times(row.flops),
+                times(row.time),
                 whole(row.items),
                 *([of_paper] if published else []),
             ]
         )
-    compared = sum(row.difference is not None for row in grid.rows)
-    seeds = sorted({row.mean.seeds for row in grid.rows})
     words = (
-        f"Over {' to '.join(map(str, seeds))} seeds. FLOPs of training over those of n = 1. Of: examples, or single "
-        f"tokens, that each seed's figure is of. {compared} comparisons are made: of so many that find nothing, a "
-        f"tenth would be called better or worse by chance. {_unequal(grid)}"
+        f"Over {_seeds(grid)}. FLOPs, and time in steps, of training over those of n = 1; cells run side by side, so "
+        "that times are of a machine that is shared. Of: examples, or single tokens, that each seed's figure is of. "
+        f"{_compared(grid)}{_unequal(grid)}"
     )
     return section("summary", "Every figure", table(head, rows), paragraph(words.strip(), class_="caption"))
 
 
+def _seeds(grid: Grid) -> str:
+    """How many there are of what is in the table."""
+    counts = {row.mean.seeds for row in grid.rows}
+    low, high = min(counts, default=0), max(counts, default=0)
+    return f"{low} to {high} seeds" if low < high else f"{high} seed{'s' * (high != 1)}"
+
+
+def _compared(grid: Grid) -> str:
+    """How many verdicts are called, and what chance does to so many; empty where there is none."""
+    to_n1 = [row.difference for row in grid.rows]
+    at_equal_flops = [row.at_equal_flops[1] for row in grid.rows if row.at_equal_flops and row.at_equal_flops[0]]
+    compared = sum(made is not None and made.interval is not None for made in (*to_n1, *at_equal_flops))
+    if not compared:
+        return ""
+    return (
+        f"{compared} comparisons are made: of so many that find nothing, a tenth would be called better or worse by "
+        "chance. "
+    )
+
+
 def _unequal(grid: Grid) -> str:
-    """What cells of a size do not share, though they are compared."""
-    said = []
+    """What cells of a size, or the tests of the sizes, do not share, though they are compared."""
+    said = [
+        f"{shown(metric).words} of {whole(min(items))} to {whole(max(items))} items"
+        for metric in grid.metrics
+        if len(items := {t.cell.items[metric] for t in grid.trained if metric in t.cell.items}) > 1
+    ]
     for size in grid.sizes:
         cells = [t.cell for t in grid.trained if t.label.size == size]
         for name in ("parameters", "tokens"):

@@ -64,7 +64,7 @@ METRICS = {
 def shown(metric: str) -> Shown:
     """How a metric is written."""
     if metric.startswith("accuracy/m"):
-        return Shown(f"right at m = {metric.removeprefix('accuracy/m')}")
+        return Shown(f"right answers at m = {metric.removeprefix('accuracy/m')}")
     return METRICS[metric]
 
 

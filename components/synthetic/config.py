@@ -201,8 +201,8 @@ class TextConfig:
     @property
     def setting(self) -> str:
         """The task in a sentence."""
-        told = [f"bits per byte of {self.heldout_tokens:,} unseen tokens"] * (self.heldout_tokens > 0)
-        told += [f"names of two tokens in {self.stories} unseen stories, given afresh"] * (self.stories > 0)
+        told = ["bits per byte of unseen text"] * (self.heldout_tokens > 0)
+        told += ["names of two tokens in unseen stories, given afresh"] * (self.stories > 0)
         return f"Text; measured on {' and '.join(told)}."
 
 

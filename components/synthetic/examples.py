@@ -77,7 +77,8 @@ class Task(Protocol):
         """Training's of one step, at least `tokens` tokens of them: a pure function of these three."""
 
     def test(self, items: int) -> list[Scored]:
-        """The test, the same for every seed: `items` examples a part, or as many as there are."""
+        """The test, the same for every seed: `items` examples a part. They differ, and may be fewer where there are no
+        more, but in arithmetic, whose questions are drawn as training's are: in a small ring some come again."""
 
     def shown(self) -> str:
         """A few examples of training as a person reads them."""

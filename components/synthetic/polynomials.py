@@ -19,6 +19,8 @@ SYMBOLS = "-+*@()~=;"
 """Behind the coefficients: the operators in their order, brackets, pause, equality sign, end."""
 TEST_SHARE = 10
 """One expression in so many, by its fingerprint, belongs to the test and never to training."""
+AT_ONCE = 2000
+"""Questions of a test that are drawn at a time, so that many do not take memory."""
 OPERAND = -1
 """In a row of symbols: the place of an operand; below it nothing."""
 
@@ -187,9 +189,17 @@ class Polynomials:
         return "\n".join(self.text(few.tokens_EL[e, : few.length_E[e]]) for e in range(4))
 
     def _test_of(self, operations: int, items: int) -> Examples:
-        random, draws = randomness(operations, TEST), np.full(4 * TEST_SHARE * items, operations)
-        drawn = self._drawn(random, draws, of_test=True)
-        found = drawn.take(np.arange(min(items, len(drawn))))
+        random, config = randomness(operations, TEST), self.config
+        draws = np.full(4 * TEST_SHARE * min(items, AT_ONCE), operations)
+        parts: list[Examples] = []
+        while sum(len(part) for part in parts) < items:
+            parts.append(self._drawn(random, draws, of_test=True))
+            if not len(parts[-1]):
+                raise ValueError(
+                    f"over F_{config.p}[X]/(X^{config.d}) no question of {operations} operations is kept for a test: "
+                    "give a larger polynomial.p or polynomial.d"
+                )
+        found = Examples.joined(parts).take(np.arange(items))
         return replace(found, counted_EL=self._answers(found.tokens_EL, found.length_E))
 
     def _drawn(self, random: np.random.Generator, operations_E: Array, of_test: bool) -> Examples:

@@ -233,9 +233,6 @@ def _look(
     taken: "Callable[[MultiTokenTransformer], Mapping[str, float]]",
 ) -> "Mapping[str, float]":
     """The test, as metrics of a step."""
-    import torch
-
     started = time.perf_counter()
-    with torch.compiler.set_stance("force_eager"):  # its parts have shapes of their own, to compile which takes longer
-        found = {SCORE + name: value for name, value in taken(model).items()}
+    found = {SCORE + name: value for name, value in taken(model).items()}
     return found | {TEST_SECONDS: time.perf_counter() - started}

@@ -130,7 +130,7 @@ def write_stories(stories: Sequence[Renamed], directory: Path) -> str:
 
 
 def read_stories(directory: Path, longest: int) -> Scored:
-    """The test of these stories, each cut after `longest` tokens."""
+    """The test of these stories, each cut after `longest` tokens. ValueError where no name comes twice before that."""
     lines = (directory / FILE).read_text(encoding="utf-8").splitlines()
     stories = [(story["tokens"][:longest], story["counted"]) for story in map(json.loads, lines)]
     length_E = np.array([len(tokens) for tokens, _ in stories])
@@ -139,6 +139,10 @@ def read_stories(directory: Path, longest: int) -> Scored:
     for row, (tokens, places) in enumerate(stories):
         tokens_EL[row, : len(tokens)] = tokens
         counted_EL[row, [place for place in places if place < len(tokens)]] = True
+    if not counted_EL.any():
+        raise ValueError(
+            f"no name comes twice in the first {longest} tokens of a story; raise sizes.NAME.training.context_length"
+        )
     return Scored("accuracy", Examples(tokens_EL, length_E, counted_EL), whole=False)
 
 

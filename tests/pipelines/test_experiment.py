@@ -181,6 +181,13 @@ def test_sizes_and_schedules_can_be_left_out() -> None:
         *("1m", "3m", "10m", "30m")
     }
     assert faults("conf=path_star", "leave_out=[3m]") == ["leave_out has 3m; there are 700k, anticausal"]
+    for nothing in (("leave_out=[700k]",), ("future_tokens=[]", "leave_out=[anticausal]")):
+        assert faults("conf=path_star", *nothing) == [
+            "nothing is left to train: leave_out names all sizes, or all schedules while future_tokens is empty"
+        ]
+    short = "sizes.1m.training.context_length=16"  # less than a story
+    assert len(faults("conf=induction_small", short)) == 1
+    assert composed("conf=induction_small", short, "leave_out=[1m]")
 
 
 def test_an_experiment_without_sizes_is_refused() -> None:

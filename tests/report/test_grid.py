@@ -116,8 +116,9 @@ def test_the_page_says_what_the_numbers_say(task: str, sizes: tuple[str, ...], t
     if task == "text":
         assert "n = 2 is worse than n = 1 at 1m (+0.1200, 0.0863 to 0.1537)" in plain
         assert "n = 4 is not told apart from n = 1 at 1m (+0.0667, -0.3576 to 0.4909)" in plain
-    elif task != "polynomial":
+    else:
         assert "n = 2 is better than n = 1 at 1m (+12.0 points, 8.6 to 15.4)" in plain
+        assert "n = 4 is not told apart from n = 1 at 1m (+6.7 points, -35.8 to 49.1)" in plain
     assert "1 + 1 &lt;= 3" in text
     assert "python pipelines/synthetic.py conf=small" in plain
     assert 'http-equiv="refresh"' not in text
@@ -140,6 +141,11 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     config, made = cells(tmp_path, "path_star", ("1m",))
     found = results(write_grid(tmp_path, config, {place: made[place] for place in range(3)}, 0.0, ""))
     assert {(row["low"], row["high"], row["verdict"]) for row in found["summary"]} == {(None, None, None)}
+    plain = plain_text(tmp_path)
+    assert "One seed tells nothing of others" in plain
+    assert "Over 1 seed." in plain
+    assert "comparisons" not in plain
+    assert "Intervals are" not in plain
 
 
 def test_the_headline_is_the_main_metric_of_every_size_and_n(tmp_path: Path) -> None:
@@ -167,13 +173,19 @@ def test_an_n_of_1_with_as_many_flops_is_compared_with_at_these(tmp_path: Path) 
     assert rows[None, 1]["at_equal_flops"] is rows[longer, 1]["at_equal_flops"] is None
     plain = plain_text(tmp_path)
     assert "n = 2 is better than n = 1 at 1m (-0.0500," in plain
-    assert "; at equal FLOPs worse than twice as long (+0.0500, " in plain
+    assert "; at equal FLOPs at 1m worse than twice as long (+0.0500, " in plain
+    assert "Over 3 seeds." in plain
+    assert "3 comparisons are made" in plain, "two to n = 1, one at equal FLOPs"
 
 
 def test_seeds_that_all_differ_by_exactly_as_much_give_no_verdict(tmp_path: Path) -> None:
     labels = tuple(CellLabel("1m", "", n, seed, 1) for seed in SEEDS for n in (1, 2))
-    found = results(gather(*written(tmp_path, "induction", labels, lambda n, *_: 0.25 * n)))["summary"]
-    assert {row["verdict"] for row in found} == {None, "not told apart"}
+    right = {1: 442, 2: 207, 3: 398}  # of 500: as floats, their differences to 7 less are not equal
+    seven_less = written(tmp_path, "induction", labels, lambda n, seed, *_: (right[seed] - 7 * (n - 1)) / 500)
+    found = results(gather(*seven_less))
+    (made,) = (row["difference_to_n1"] for row in found["summary"] if row["verdict"] and row["metric"] == "accuracy")
+    assert 0 < made["high"] - made["low"] < 1e-9
+    assert {row["verdict"] for row in found["summary"]} == {None, "not told apart"}
 
 
 def test_who_looks_ahead_is_told_seed_by_seed(tmp_path: Path) -> None:
