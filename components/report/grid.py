@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from components.artifacts import Cell
@@ -71,7 +71,7 @@ class Row:
     seconds: float
     """In training steps, the mean over seeds; beside whatever ran at the time."""
     time: float
-    """These over those of plain n = 1 of the size; NaN without it."""
+    """The median over seeds, as the first cells of a run compile, over that of plain n = 1 of the size; NaN without."""
 
     @property
     def verdict(self) -> str:
@@ -153,8 +153,13 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 items = cell.items.get(metric, 0)
                 matched = _at_equal_flops(grid, size, way, metric)
                 seconds = fmean(t.cell.seconds for t in grid.of(size, way))
-                time = seconds / fmean(t.cell.seconds for t in one) if one else math.nan
+                time = _usual(grid.of(size, way)) / _usual(one) if one else math.nan
                 yield Row(size, *way, metric, made, difference, matched, found, items, flops, seconds, time)
+
+
+def _usual(trained: Sequence[Trained]) -> float:
+    """Seconds in steps that half of them do not exceed."""
+    return median(t.cell.seconds for t in trained)
 
 
 def _at_equal_flops(grid: Grid, size: str, way: tuple[str, int], metric: str) -> tuple[str, Estimate] | None:

@@ -213,9 +213,9 @@ def _summary(grid: Grid) -> Markup:
             ]
         )
     words = (
-        f"Over {_seeds(grid)}. FLOPs, and time in steps, of training over those of n = 1; cells run side by side, so "
-        "that times are of a machine that is shared. Of: examples, or single tokens, that each seed's figure is of. "
-        f"{_compared(grid)}{_unequal(grid)}"
+        f"Over {_seeds(grid)}. FLOPs, and the median time in steps, of training over those of n = 1; cells run side "
+        "by side, so that times are of a machine that is shared. Of: examples, or single tokens, that each seed's "
+        f"figure is of. {_compared(grid)}{_unequal(grid)}"
     )
     return section("summary", "Every figure", table(head, rows), paragraph(words.strip(), class_="caption"))
 
