@@ -10,6 +10,8 @@ WIDTH, HEIGHT = 460.0, 280.0
 LEFT, TOP, BOTTOM = 44.0, 26.0, 42.0
 LINE_GAP = 13.5
 """Least distance between two labels."""
+NEAR_THE_END = 0.2
+"""Lines that end in so much of the width, from the right, are labelled beside it, others where they end."""
 Place = Callable[[float, float], tuple[float, float]]
 """From data to the drawing."""
 HOVER_POINTS = 40
@@ -88,11 +90,12 @@ def line_chart(name: str, series: Sequence[Series], axes: Axes, label_width: flo
     drawn = [_draw(line, at, axes) for line in series]
     parts.append(tag("g", *drawn, clip_path=f"url(#{frame})"))
     named = [line for line in series if line.label]
-    ending_here = [line for line in named if line.points[-1][0] == x_high and len(line.points) > 1]
-    wanted = [at(*line.points[-1])[1] for line in ending_here]
-    for line, wish, py in zip(ending_here, wanted, spread_out(wanted, TOP, bottom), strict=True):
-        if abs(py - wish) > 2:
-            leader = f"M{right + 3:.1f},{wish:.1f}L{right + 8:.1f},{py:.1f}"
+    near = right - NEAR_THE_END * (right - LEFT)
+    ending_here = [line for line in named if at(*line.points[-1])[0] >= near and len(line.points) > 1]
+    ends = [at(*line.points[-1]) for line in ending_here]
+    for line, (px, wish), py in zip(ending_here, ends, spread_out([y for _, y in ends], TOP, bottom), strict=True):
+        if abs(py - wish) > 2 or px < right:
+            leader = f"M{px + 3:.1f},{wish:.1f}L{right + 8:.1f},{py:.1f}"
             parts.append(tag("path", d=leader, class_="leader", stroke=line.colour))
         parts.append(_label(line, right + 9, py + 4))
     for line in named:

@@ -34,6 +34,8 @@ TITLES = {
     "path_star": "Does a model learn to look ahead?",
 }
 VERDICTS = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
+FEW = 3
+"""Ways to train that get a sentence each."""
 RENEW_SECONDS = 20
 """Of a page to which cells are still to come."""
 
@@ -77,7 +79,7 @@ def grid_page(grid: Grid, made: Made) -> str:
 
 def title(grid: Grid) -> str:
     """The question, and what is compared."""
-    ways = [named(way) for way in grid.ways]
+    ways = [named(way) for way in grid.ways if way == ("", 1) or way in _of_several_heads(grid)]
     versus = "" if len(ways) < 2 else f" {', '.join(ways[:-1])} and {ways[-1]}"
     return f"{TITLES[grid.config.task]}{versus}"
 
@@ -91,10 +93,17 @@ def _lead(grid: Grid, made: Made) -> Iterator[str]:
     metric = main_metric(grid)
     if grid.config.task == "path_star":
         yield from _looks_ahead(grid)
-    for way in grid.ways:
-        rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.verdict]
-        if rows:
-            yield f"{named(way)} is {_verdicts(rows)}{_matched(rows)}."
+    compared = [
+        rows
+        for way in _of_several_heads(grid)
+        if (rows := [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.verdict])
+    ]
+    if len(compared) > FEW:
+        yield from _in_groups([row for rows in compared for row in rows], len(grid.sizes) > 1)
+    else:
+        yield from (
+            f"{named((rows[0].schedule, rows[0].n))} is {_verdicts(rows)}{_matched(rows)}." for rows in compared
+        )
     if any(row.mean.interval for row in grid.rows):
         yield (
             f"Intervals are {CONFIDENCE:.0%} over seeds, differences are taken seed by seed; all seeds share a test, "
@@ -102,6 +111,34 @@ def _lead(grid: Grid, made: Made) -> Iterator[str]:
         )
     elif grid.rows:
         yield "One seed tells nothing of others: there are no intervals."
+
+
+def _of_several_heads(grid: Grid) -> list[tuple[str, int]]:
+    """What is compared with n = 1; another n = 1 only where there is nothing else."""
+    return [way for way in grid.ways if way[1] > 1] or grid.ways
+
+
+def _in_groups(rows: Sequence[Row], sizes: bool) -> Iterator[str]:
+    """The same for many ways to train: those of one verdict together."""
+    of = shown(rows[0].metric)
+    names = [named((row.schedule, row.n)) + f" at {row.size}" * sizes for row in rows]
+    to_n1 = [(name, "", row.difference) for name, row in zip(names, rows, strict=True) if row.difference]
+    at_equal_flops = [
+        (name, f"{named((row.at_equal_flops[0], 1))}: ", row.at_equal_flops[1])
+        for name, row in zip(names, rows, strict=True)
+        if row.at_equal_flops and row.at_equal_flops[0]
+    ]
+    for words, made in (("Against n = 1", to_n1), ("Against an n = 1 that takes as many FLOPs", at_equal_flops)):
+        said = []
+        for found in VERDICTS:
+            each = [
+                f"{name} ({base}{of.change(gap.mean)}, {of.range(gap)})"
+                for name, base, gap in made
+                if verdict(gap, rows[0].metric) == found
+            ]
+            said += [f"{found}: {', '.join(each)}"] if each else []
+        if said:
+            yield f"{words}, by {of.words}, {'; '.join(said)}."
 
 
 def _verdicts(rows: Sequence[Row]) -> str:
@@ -160,7 +197,7 @@ def _tiles(grid: Grid, made: Made) -> Markup:
     """The largest difference of each way, and what it took."""
     tiles = []
     metric = main_metric(grid)
-    for way in grid.ways:
+    for way in _of_several_heads(grid):
         rows = [row for size in grid.sizes if (row := grid.row(size, way, metric)) and row.difference]
         if rows:
             of = shown(metric)
@@ -187,7 +224,8 @@ def _summary(grid: Grid) -> Markup:
     """A row for each size, way and metric."""
     matched = any(row.at_equal_flops and row.at_equal_flops[0] for row in grid.rows)
     published = any(row.paper is not None for row in grid.rows)
-    head = ["", "Metric", "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict"]
+    several = len(grid.metrics) > 1
+    head = ["", *(["Metric"] if several else []), "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict"]
     head += ["At equal FLOPs", "90 % interval"] if matched else []
     head += ["FLOPs", "Time", "Of", *(["Paper"] if published else [])]
     rows = []
@@ -199,7 +237,7 @@ def _summary(grid: Grid) -> Markup:
         rows.append(
             [
                 f"{row.size} {named((row.schedule, row.n))}",
-                of.words,
+                *([of.words] if several else []),
                 of.value(row.mean.mean),
                 of.interval(row.mean),
                 of.change(made.mean, unit=False) if made else NONE,
@@ -217,7 +255,8 @@ def _summary(grid: Grid) -> Markup:
         "by side, so that times are of a machine that is shared. Of: examples, or single tokens, that each seed's "
         f"figure is of. {_compared(grid)}{_unequal(grid)}"
     )
-    return section("summary", "Every figure", table(head, rows), paragraph(words.strip(), class_="caption"))
+    title = "Every figure" if several else f"Every figure: {', '.join(shown(name).words for name in grid.metrics)}"
+    return section("summary", title, table(head, rows), paragraph(words.strip(), class_="caption"))
 
 
 def _seeds(grid: Grid) -> str:

@@ -182,6 +182,27 @@ def test_an_n_of_1_with_as_many_flops_is_compared_with_at_these(tmp_path: Path) 
     assert "3 comparisons are made" in plain, "two to n = 1, one at equal FLOPs"
 
 
+def test_many_ways_to_train_are_told_by_their_verdicts(tmp_path: Path) -> None:
+    """Other n = 1, which are there to compare with, only in the table."""
+    ways = {("", 1): 0.0, ("", 2): 0.1, ("slow", 2): -0.1, ("fast", 2): 0.2, ("", 4): 0.0, ("short", 1): 0.1}
+    labels = tuple(CellLabel("1m", name, n, seed, 1) for seed in SEEDS for name, n in ways)
+    config, made = written(tmp_path, "text", labels, lambda *_: 0.0)
+    for place, label in enumerate(labels):
+        more = ways[label.schedule, label.n_future_tokens] * (1 + 0.1 * label.seed)
+        noise = 0.01 * label.seed * (-1) ** label.seed if label.n_future_tokens == 4 else 0.0
+        of_short = 4e12 if label.schedule == "short" or label.n_future_tokens == 4 else made[place].flops
+        reached = {"bits_per_byte": 2.0 + more + noise}
+        made[place] = replace(made[place], metrics=reached, flops=of_short)
+    write_grid(tmp_path, config, made, 0.0, "")
+    plain = plain_text(tmp_path)
+    lead = plain[plain.index("A task.") : plain.index("Intervals are")]
+    assert [re.sub(r" \([^)]*\)", "", said) for said in re.split(r"(?<=\.) ", lead.strip())][1:] == [
+        "Against n = 1, by bits per byte, better: slow; worse: n = 2, fast; not told apart: n = 4.",
+        "Against an n = 1 that takes as many FLOPs, by bits per byte, better: n = 4.",
+    ]
+    assert "n = 4 (short: -0.1" in lead
+
+
 def test_seeds_that_all_differ_by_exactly_as_much_give_no_verdict(tmp_path: Path) -> None:
     labels = tuple(CellLabel("1m", "", n, seed, 1) for seed in SEEDS for n in (1, 2))
     right = {1: 442, 2: 207, 3: 398}  # of 500: as floats, their differences to 7 less are not equal
