@@ -190,7 +190,7 @@ class Polynomials:
 
     def _test_of(self, operations: int, items: int) -> Examples:
         random, config = randomness(operations, TEST), self.config
-        draws = np.full(4 * TEST_SHARE * min(items, AT_ONCE), operations)
+        draws = np.full(4 * TEST_SHARE * min(max(items, 16), AT_ONCE), operations)
         parts: list[Examples] = []
         while sum(len(part) for part in parts) < items:
             parts.append(self._drawn(random, draws, of_test=True))

@@ -22,8 +22,10 @@ def score(model: MultiTokenTransformer, test: Sequence[Scored], precision: torch
     """By metric the share that is right: of examples where they are scored whole, of counted tokens elsewhere.
 
     For a whole example it is what greedy decoding reaches: as long as it has been right, what it has written is what
-    teacher forcing feeds.
+    teacher forcing feeds. ValueError where nothing of a part counts.
     """
+    if empty := [part.name for part in test if not part.items]:
+        raise ValueError(f"the test has nothing to score for {', '.join(empty)}: give more test_items")
     with torch.compiler.set_stance("force_eager"):  # every part has a shape of its own, to compile which takes longer
         return {part.name: _share(model, part, precision) for part in test}
 

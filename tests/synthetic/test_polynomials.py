@@ -228,8 +228,8 @@ def test_each_question_of_one_operation_is_in_the_test_or_in_training_and_none_i
 
 def test_there_are_as_many_questions_as_asked() -> None:
     task = Polynomials(PolynomialConfig(p=5, d=2, operations=1, test_operations=1))
-    (every,) = task.test(items=2000)
-    assert len(every.examples) == 2000
+    (every,) = task.test(items=4500)
+    assert len(every.examples) == 4500
     assert len(task.test(items=1)[0].examples) == 1
 
 

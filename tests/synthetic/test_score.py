@@ -1,7 +1,9 @@
 """A test's score against greedy decoding by the engine, and against a plain loop over a model's logits."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -165,3 +167,10 @@ def test_scoring_compiles_nothing_for_the_shapes_of_a_test(
     torch._dynamo.utils.counters.clear()
     assert score(compiled, test, torch.float32) == plain
     assert not torch._dynamo.utils.counters["frames"]
+
+
+def test_a_test_without_anything_to_score_is_an_error(trained: tuple[MultiTokenTransformer, Sequence[Scored]]) -> None:
+    model, (part, *_) = trained
+    nothing = replace(part.examples, counted_EL=np.zeros_like(part.examples.counted_EL))
+    with pytest.raises(ValueError, match="nothing to score for names: give more test_items"):
+        score(model, [part, Scored("names", nothing, whole=False)], torch.float32)
