@@ -78,6 +78,11 @@ class Row:
         """Whether it differs from n = 1, as far as the seeds tell."""
         return verdict(self.difference, self.metric)
 
+    @property
+    def against_another(self) -> tuple[str, Estimate] | None:
+        """`at_equal_flops`, unless that is plain n = 1, the difference to which there is anyhow."""
+        return self.at_equal_flops if self.at_equal_flops and self.at_equal_flops[0] else None
+
 
 def verdict(difference: Estimate | None, metric: str) -> str:
     """What a difference comes to; empty without an interval. Seeds that differ by exactly as much tell nothing of how
@@ -153,12 +158,12 @@ def _rows(grid: Grid) -> Iterator[Row]:
                 items = cell.items.get(metric, 0)
                 matched = _at_equal_flops(grid, size, way, metric)
                 seconds = fmean(t.cell.seconds for t in grid.of(size, way))
-                time = _usual(grid.of(size, way)) / _usual(one) if one else math.nan
+                time = _median_seconds(grid.of(size, way)) / _median_seconds(one) if one else math.nan
                 yield Row(size, *way, metric, made, difference, matched, found, items, flops, seconds, time)
 
 
-def _usual(trained: Sequence[Trained]) -> float:
-    """Seconds in steps that half of them do not exceed."""
+def _median_seconds(trained: Sequence[Trained]) -> float:
+    """Over seeds, in training steps."""
     return median(t.cell.seconds for t in trained)
 
 

@@ -47,9 +47,9 @@ def _in_groups(rows: Sequence[Row], sizes: bool) -> Iterator[str]:
     names = [named((row.schedule, row.n)) + f" at {row.size}" * sizes for row in rows]
     to_n1 = [(name, "", row.difference) for name, row in zip(names, rows, strict=True) if row.difference]
     at_equal_flops = [
-        (name, f"{named((row.at_equal_flops[0], 1))}: ", row.at_equal_flops[1])
+        (name, f"{named((row.against_another[0], 1))}: ", row.against_another[1])
         for name, row in zip(names, rows, strict=True)
-        if row.at_equal_flops and row.at_equal_flops[0]
+        if row.against_another
     ]
     for words, made in (("Against n = 1", to_n1), ("Against an n = 1 that takes as many FLOPs", at_equal_flops)):
         said = []
@@ -84,8 +84,8 @@ def _matched(rows: Sequence[Row]) -> str:
     """What is left of a difference against an n = 1 that takes as many FLOPs."""
     said = []
     for row in rows:
-        if row.at_equal_flops and row.at_equal_flops[0] and row.at_equal_flops[1].interval:
-            schedule, made = row.at_equal_flops
+        if row.against_another and row.against_another[1].interval:
+            schedule, made = row.against_another
             of, found = shown(row.metric), VERDICTS[verdict(made, row.metric)]
             change = f"{of.change(made.mean)}, {of.range(made)}"
             said.append(f"at {row.size} {found} {named((schedule, 1))} ({change})")

@@ -120,7 +120,7 @@ def _tile(number: str, what: str, beside: str) -> Markup:
 
 def _summary(grid: Grid) -> Markup:
     """A row for each size, way and metric."""
-    matched = any(row.at_equal_flops and row.at_equal_flops[0] for row in grid.rows)
+    matched = any(row.against_another for row in grid.rows)
     published = any(row.paper is not None for row in grid.rows)
     several = len(grid.metrics) > 1
     head = ["", *(["Metric"] if several else []), "Mean", "90 % interval", "Over n = 1", "90 % interval", "Verdict"]
@@ -167,7 +167,7 @@ def _seeds(grid: Grid) -> str:
 def _compared(grid: Grid) -> str:
     """How many verdicts are called, and what chance does to so many; empty where there is none."""
     to_n1 = [row.difference for row in grid.rows]
-    at_equal_flops = [row.at_equal_flops[1] for row in grid.rows if row.at_equal_flops and row.at_equal_flops[0]]
+    at_equal_flops = [row.against_another[1] for row in grid.rows if row.against_another]
     compared = sum(made is not None and made.interval is not None for made in (*to_n1, *at_equal_flops))
     if not compared:
         return ""
